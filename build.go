@@ -1,0 +1,115 @@
+package quarry
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Packager is who released something. It runs from the push to the record, so
+// that the packager is not lost to the builder (Quarters' wish).
+type Packager struct {
+	User  string `json:"user,omitempty" toml:"user,omitempty"`   // name of the key file, e.g. alice
+	Name  string `json:"name,omitempty" toml:"name,omitempty"`   // e.g. Alice Liddell
+	Email string `json:"email,omitempty" toml:"email,omitempty"` // e.g. alice@morphux.org
+	Key   string `json:"key,omitempty" toml:"key,omitempty"`     // fingerprint of the key that pushed, e.g. SHA256:uNiV...
+}
+
+// Release is one version of a package at one commit, made by pushing the
+// branch name-version.
+type Release struct {
+	Package  string    `json:"package"`
+	Version  string    `json:"version"`
+	Channel  string    `json:"channel"`
+	Commit   string    `json:"commit"` // 40 hex digits in the package's repository
+	Time     time.Time `json:"time"`   // the commit's committer time; becomes SOURCE_DATE_EPOCH
+	Pushed   time.Time `json:"pushed,omitzero"`
+	Packager Packager  `json:"packager"`
+	Repo     string    `json:"repo"`            // path of the bare repository, e.g. var/repos/zlib.git
+	Archs    []string  `json:"archs"`           // what to build it for; already limited to the channel's
+	Needs    []string  `json:"needs,omitempty"` // needed dependencies as the recipe writes them, e.g. zlib-1.3.1
+}
+
+// Target is the place of a record: there is at most one record at each.
+type Target struct {
+	Channel string `json:"channel"`
+	Package string `json:"package"`
+	Version string `json:"version"`
+	Arch    string `json:"arch"`
+}
+
+func (t Target) String() string { return t.Package + " " + t.Version + " " + t.Arch }
+
+// State is where a build stands.
+type State string
+
+// The states a build goes through. The first four are under way, the others
+// are ends. Failed is the recipe's fault, Errored the farm's.
+const (
+	Waiting   State = "waiting" // for dependencies; Build.Reason names them
+	Queued    State = "queued"
+	Running   State = "running"
+	Recording State = "recording" // outcome saved, commit not yet known to stand
+	Succeeded State = "succeeded"
+	Failed    State = "failed"
+	Errored   State = "errored" // three tries, all lost by the farm
+	Cancelled State = "cancelled"
+	Obsolete  State = "obsolete" // the branch moved on or is gone
+)
+
+// Ended reports whether the state is final.
+func (s State) Ended() bool {
+	switch s {
+	case Succeeded, Failed, Errored, Cancelled, Obsolete:
+		return true
+	}
+	return false
+}
+
+// Build is one release on one channel for one arch.
+type Build struct {
+	Number  int64  `json:"number"` // for people; rises, never used twice by one state folder
+	Key     string `json:"key"`    // identity: see BuildKey
+	Release `json:"release"`
+	Arch    string    `json:"arch"`
+	Nonce   string    `json:"nonce,omitempty"` // set when somebody asked to build again what has a record
+	State   State     `json:"state"`
+	Reason  string    `json:"reason,omitempty"` // why it waits, failed or ended, one line
+	Step    string    `json:"step,omitempty"`   // step now running, e.g. make
+	Attempt int       `json:"attempt"`          // tries begun; 1 while the first runs
+	Created time.Time `json:"created,omitzero"`
+	Started time.Time `json:"started,omitzero"` // of the latest attempt
+	Ended   time.Time `json:"ended,omitzero"`
+	Record  string    `json:"record,omitempty"` // results commit that holds its record
+}
+
+// Target is where the build's record goes.
+func (b Build) Target() Target { return Target{b.Channel, b.Package, b.Version, b.Arch} }
+
+func (b Build) String() string {
+	return fmt.Sprintf("build %d (%s %s %s)", b.Number, b.Package, b.Version, b.Arch)
+}
+
+// BuildKey is the identity of a build: the SHA-256, in hex, of everything that
+// decides what it is. Recording the same key twice makes one record. nonce is
+// empty for a build that the planner wanted; a rebuild on request has a random
+// one, being a new build of the same sources.
+func BuildKey(t Target, commit, nonce string) string {
+	h := sha256.New()
+	for _, s := range []string{"quarry-build-1", t.Channel, t.Package, t.Version, t.Arch, commit, nonce} {
+		// Lengths keep "a","bc" and "ab","c" apart.
+		fmt.Fprintf(h, "%d:", len(s))
+		io.WriteString(h, s)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// RecordRef is what the planner needs to know of a record.
+type RecordRef struct {
+	Status State  // Succeeded or Failed
+	Source string // commit that was built
+	Build  int64
+	Key    string
+}

@@ -1,0 +1,23 @@
+package deps
+import (
+ _ "github.com/containers/podman/v4/pkg/bindings"
+ _ "github.com/containers/podman/v4/pkg/bindings/containers"
+ _ "github.com/containers/podman/v4/pkg/bindings/images"
+ _ "github.com/containers/podman/v4/pkg/bindings/system"
+ _ "github.com/containers/podman/v4/pkg/bindings/volumes"
+ _ "github.com/containers/podman/v4/pkg/specgen"
+ _ "github.com/go-git/go-git/v5"
+ _ "github.com/go-git/go-git/v5/storage/filesystem"
+ _ "github.com/gliderlabs/ssh"
+ _ "github.com/pelletier/go-toml/v2"
+ _ "github.com/spf13/afero"
+ _ "github.com/spf13/cobra"
+ _ "github.com/fsnotify/fsnotify"
+ _ "golang.org/x/sync/errgroup"
+ _ "golang.org/x/crypto/ssh"
+ _ "golang.org/x/sys/unix"
+ _ "golang.org/x/term"
+ _ "github.com/klauspost/compress/zstd"
+ _ "github.com/rogpeppe/go-internal/testscript"
+ _ "github.com/google/go-cmp/cmp"
+)
