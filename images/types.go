@@ -1,0 +1,119 @@
+package images
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Base is a clean, installed system for one architecture: an OCI image in
+// podman's storage that never changes. Loading another base for the same
+// architecture makes another Base; builds that run keep theirs.
+type Base struct {
+	Arch    string    `json:"arch"`    // as uname -m prints it, e.g. x86_64
+	Digest  string    `json:"digest"`  // id of the image, sha256:... ; the same content and settings have the same one
+	Created time.Time `json:"created"` // when it was loaded
+	Size    int64     `json:"size"`    // bytes, unpacked
+	Source  string    `json:"source"`  // where it comes from, e.g. morphux-x86_64.tar.xz or mmdebstrap bookworm
+}
+
+// Limits bound what one workspace may use. A value of 0 means the store's
+// default, which is never "without limit" (see [DefaultLimits]).
+type Limits struct {
+	Memory   int64   `json:"memory"`    // bytes of memory, swap included
+	Pids     int64   `json:"pids"`      // processes and threads at one time
+	CPUs     float64 `json:"cpus"`      // processors' worth of time, e.g. 1.5
+	Disk     int64   `json:"disk"`      // bytes in the writable layer and the workspace's folder together
+	NoFile   uint64  `json:"nofile"`    // open files per process; never above the daemon's own hard limit
+	NProc    uint64  `json:"nproc"`     // processes per user id; never above the daemon's own hard limit
+	FileSize int64   `json:"file_size"` // bytes in one file
+	Shm      int64   `json:"shm"`       // bytes in /dev/shm
+}
+
+// Spec says what workspace is wanted.
+type Spec struct {
+	Name    string // of the build, e.g. its number; letters, digits and - . _
+	Arch    string
+	Channel string
+	Limits  Limits
+	Network bool // false: not even a route
+}
+
+// Workspace is a throw-away layer over a base in which one build runs: a
+// started container whose first process is the guest, already connected.
+// Whoever asked for it owns it and must Close it.
+type Workspace struct {
+	Name        string // as in Spec
+	Arch        string
+	Base        Base
+	Emulation   string   // native, compat or emulated
+	Dir         string   // host folder seen as /quarry inside
+	UID, GID    int      // host ids of the container's root
+	Upper       string   // host folder with what the container wrote over its base; deleted files are overlay whiteouts
+	Conn        net.Conn // to the guest
+	Runtime     string   // e.g. runc
+	ContainerID string
+	Limits      Limits // as they really stand
+	Made        Timing // where the time of making it went
+
+	store  *Store
+	cgroup cgroupPaths
+
+	mu     sync.Mutex // guards the following
+	over   string     // set by the watcher: why the disk limit killed it
+	killed bool       // by Kill or Close
+	closed bool
+	usage  Usage // last that was read; stays after the cgroup is gone
+	stop   func()
+}
+
+// Timing says where the time of making a workspace went.
+type Timing struct {
+	Create    time.Duration // container created in podman's storage, its layer mounted
+	Start     time.Duration // first process running
+	Handshake time.Duration // until the guest connected
+}
+
+// Total is all of it.
+func (t Timing) Total() time.Duration { return t.Create + t.Start + t.Handshake }
+
+// Death says why a workspace's first process is gone. The zero value means
+// that it lives.
+type Death struct {
+	Dead     bool
+	ExitCode int    // of the first process; 128+n when signal n ended it
+	OOM      bool   // the kernel killed something in it for want of memory
+	Pids     bool   // it hit its limit on processes
+	Disk     bool   // the farm killed it for using more disk than it may
+	Killed   bool   // the farm killed it (Kill, Close or the disk limit)
+	Reason   string // one line for people
+}
+
+func (d Death) String() string {
+	if !d.Dead {
+		return "alive"
+	}
+	if d.Reason != "" {
+		return d.Reason
+	}
+	return fmt.Sprintf("the workspace's first process ended with status %d", d.ExitCode)
+}
+
+// Usage is what a workspace used until now, as its cgroup tells. A value that
+// the kernel does not tell is 0.
+type Usage struct {
+	PeakMemory int64         // bytes
+	CPU        time.Duration // of all processes
+	OOMKills   int64         // processes killed for want of memory
+	PidsHits   int64         // forks refused by the limit on processes
+	Disk       int64         // bytes, as the watcher last saw it
+}
+
+// Progress tells how far a long piece of work is.
+type Progress struct {
+	Step  string // e.g. reading, importing, bootstrapping
+	Done  int64  // bytes
+	Total int64  // bytes; 0 when not known
+	Line  string // a line of output of the tool that does the work; may be empty
+}
