@@ -1,0 +1,308 @@
+// Package config reads Quarry's one configuration file.
+//
+// The file is TOML and strict: a key that Quarry does not know is an error that
+// names the key and its line, because a misspelt limit is a limit that does not
+// hold. Without a file, [Default] is a farm that runs in ./var.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Config is the whole configuration. Every field has a default; see
+// doc/operating.md for what an admin needs to know of each.
+type Config struct {
+	// State is the folder that holds all that Quarry keeps. Relative paths are
+	// relative to the configuration file, or to the working directory without one.
+	State string `toml:"state"`
+	// DefaultChannel is where a push goes that names no channel.
+	DefaultChannel string `toml:"default_channel"`
+	// Builder is the name of this machine in records; the host's name by default.
+	Builder  string              `toml:"builder"`
+	SSH      SSH                 `toml:"ssh"`
+	Podman   Podman              `toml:"podman"`
+	Build    Build               `toml:"build"`
+	Limits   Limits              `toml:"limits"`
+	Queue    Queue               `toml:"queue"`
+	Logs     Logs                `toml:"logs"`
+	Git      Git                 `toml:"git"`
+	Channels map[string]*Channel `toml:"channel"`
+
+	path string
+}
+
+// SSH is the door for maintainers.
+type SSH struct {
+	Listen string `toml:"listen"` // e.g. 127.0.0.1:2222
+}
+
+// Podman says which podman builds.
+type Podman struct {
+	URI     string `toml:"uri"`     // unix:///run/podman/podman.sock; blank: a service of Quarry's own
+	Runtime string `toml:"runtime"` // runc or crun; blank: whichever works here
+	IDBase  int    `toml:"id_base"` // first host id of the builds' user namespaces
+}
+
+// Build says how builds run.
+type Build struct {
+	Workers  int      `toml:"workers"`  // builds at once; 0: as many as there are cores
+	Jobs     int      `toml:"jobs"`     // make -j of one build; 0: cores shared among the workers
+	Command  string   `toml:"command"`  // builder in the image to call instead of the built-in steps
+	Standard Duration `toml:"standard"` // build time of the standard package: one SBU
+}
+
+// Limits bound one build. A recipe may ask for less, never for more.
+type Limits struct {
+	Memory    Size     `toml:"memory"`
+	Disk      Size     `toml:"disk"`
+	Processes int64    `toml:"processes"`
+	Files     uint64   `toml:"open_files"`
+	Step      Duration `toml:"step"`    // wall time of one step
+	Silence   Duration `toml:"silence"` // time without any output
+	Log       Size     `toml:"log"`
+}
+
+// Queue says how often the farm looks for lost work.
+type Queue struct {
+	Replan Duration `toml:"replan"`
+}
+
+// Logs bounds the kept logs.
+type Logs struct {
+	Keep Duration `toml:"keep"`
+	Max  Size     `toml:"max"`
+}
+
+// Git names repositories on other git servers of this machine whose hooks hand
+// over to this farm.
+type Git struct {
+	Extra   []string `toml:"extra"`    // globs of bare repositories, e.g. /srv/git/packages/*.git
+	MaxPush Size     `toml:"max_push"` // largest push
+}
+
+// Channel is a line of releases that MPM can follow.
+type Channel struct {
+	Archs []string `toml:"archs"`
+}
+
+// Size is a number of bytes, written as 512, "64 MiB" or "2G".
+type Size int64
+
+// UnmarshalText reads a size with an optional binary unit (K, M, G, T, with or
+// without iB or B).
+func (s *Size) UnmarshalText(b []byte) error {
+	text := strings.ToUpper(strings.TrimSpace(string(b)))
+	num := strings.TrimRight(text, "BI KMGT")
+	unit := strings.TrimSpace(text[len(num):])
+	unit = strings.TrimSuffix(strings.TrimSuffix(unit, "B"), "I")
+	shift, ok := map[string]uint{"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[unit]
+	var n int64
+	if _, err := fmt.Sscanf(num+" ", "%d ", &n); err != nil || !ok || fmt.Sprint(n) != num || n < 0 || n > (1<<62)>>shift {
+		return fmt.Errorf("size %q is not a number of bytes: write it as 512, \"64 MiB\" or \"2G\"", b)
+	}
+	*s = Size(n << shift)
+	return nil
+}
+
+// Duration is a span of time, written as "90s", "10m", "2h" or "30d".
+type Duration time.Duration
+
+// UnmarshalText reads a duration of package time, or a whole number of days.
+func (d *Duration) UnmarshalText(b []byte) error {
+	text := string(b)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n int
+		if _, err := fmt.Sscanf(days+" ", "%d ", &n); err == nil && n >= 0 && n < 36500 && fmt.Sprint(n) == days {
+			*d = Duration(n) * Duration(24*time.Hour)
+			return nil
+		}
+	}
+	v, err := time.ParseDuration(text)
+	if err != nil || v < 0 {
+		return fmt.Errorf("duration %q is not a span of time: write it as \"90s\", \"10m\", \"2h\" or \"30d\"", b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Default is the configuration without a file: one channel, testing, for the
+// machine's own architecture, everything under ./var.
+func Default() *Config {
+	host, err := os.Hostname()
+	if err != nil || quarry.CheckUser(host) != nil {
+		host = "quarry"
+	}
+	return &Config{
+		State:          "var",
+		DefaultChannel: "testing",
+		Builder:        host,
+		SSH:            SSH{Listen: "127.0.0.1:2222"},
+		Podman:         Podman{IDBase: 100000},
+		Build:          Build{Standard: Duration(30 * time.Second)},
+		Limits: Limits{
+			Memory:    4 << 30,
+			Disk:      20 << 30,
+			Processes: 4096,
+			Files:     65536,
+			Step:      Duration(6 * time.Hour),
+			Silence:   Duration(30 * time.Minute),
+			Log:       64 << 20,
+		},
+		Queue:    Queue{Replan: Duration(5 * time.Minute)},
+		Logs:     Logs{Keep: Duration(90 * 24 * time.Hour), Max: 10 << 30},
+		Git:      Git{MaxPush: 2 << 30},
+		Channels: nil,
+	}
+}
+
+// Load reads the file at path; a blank path means quarry.toml in the working
+// directory if there is one, else the defaults.
+func Load(path string) (*Config, error) {
+	explicit := path != ""
+	if !explicit {
+		path = "quarry.toml"
+	}
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !explicit:
+		c := Default()
+		return c, c.finish("")
+	case err != nil:
+		return nil, fmt.Errorf("configuration %s cannot be read: %w", path, err)
+	}
+	c, err := Parse(data, path)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.finish(filepath.Dir(path))
+}
+
+// Parse reads a configuration; name is used in errors.
+func Parse(data []byte, name string) (*Config, error) {
+	c := Default()
+	c.path = name
+	dec := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
+	if err := dec.Decode(c); err != nil {
+		var strict *toml.StrictMissingError
+		if errors.As(err, &strict) && len(strict.Errors) > 0 {
+			row, _ := strict.Errors[0].Position()
+			return nil, fmt.Errorf("%s:%d: key %q is unknown: remove it or mend its spelling (doc/operating.md lists the keys)",
+				name, row, strings.Join(strict.Errors[0].Key(), "."))
+		}
+		var de *toml.DecodeError
+		if errors.As(err, &de) {
+			row, col := de.Position()
+			return nil, fmt.Errorf("%s:%d:%d: key %q: %w", name, row, col, strings.Join(de.Key(), "."), err)
+		}
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, c.check()
+}
+
+func (c *Config) check() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%s: %w", c.path, fmt.Errorf(format, args...))
+	}
+	if c.Channels == nil {
+		c.Channels = map[string]*Channel{c.DefaultChannel: {}}
+	}
+	for name, ch := range c.Channels {
+		if err := quarry.CheckChannel(name); err != nil {
+			return bad("%w", err)
+		}
+		if len(ch.Archs) == 0 {
+			ch.Archs = []string{HostArch()}
+		}
+		for _, a := range ch.Archs {
+			if err := quarry.CheckArch(a); err != nil {
+				return bad("channel %s: %w", name, err)
+			}
+		}
+	}
+	switch {
+	case c.State == "":
+		return bad("state is blank: name the folder that Quarry keeps everything in")
+	case c.Channels[c.DefaultChannel] == nil:
+		return bad("default_channel %q is no channel: add [channel.%s] or name one of those that are there", c.DefaultChannel, c.DefaultChannel)
+	case c.Build.Workers < 0 || c.Build.Jobs < 0:
+		return bad("build.workers and build.jobs count builds and jobs: they may not be negative")
+	case c.Build.Standard <= 0:
+		return bad("build.standard is the build time of one SBU: it must be more than 0")
+	case c.Limits.Memory < 64<<20:
+		return bad("limits.memory is %d bytes: no compiler runs in less than 64 MiB", c.Limits.Memory)
+	case c.Limits.Processes < 16:
+		return bad("limits.processes is %d: a build needs at least 16", c.Limits.Processes)
+	case c.Limits.Disk < 1<<20, c.Limits.Log < 1<<10, c.Limits.Files < 64:
+		return bad("limits.disk, limits.log or limits.open_files leaves a build no room: raise it")
+	case c.Limits.Step <= 0, c.Limits.Silence <= 0, c.Queue.Replan <= 0:
+		return bad("limits.step, limits.silence and queue.replan must be more than 0")
+	case c.Podman.URI != "" && !strings.HasPrefix(c.Podman.URI, "unix://"):
+		return bad("podman.uri %q is not of the form unix:///path/to/podman.sock", c.Podman.URI)
+	case c.Podman.IDBase < 1:
+		return bad("podman.id_base %d would make a build's root the host's: use 100000 or more", c.Podman.IDBase)
+	}
+	return nil
+}
+
+func (c *Config) finish(dir string) error {
+	if c.path == "" {
+		c.path = "configuration"
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(c.State) {
+		c.State = filepath.Join(dir, c.State)
+	}
+	var err error
+	c.State, err = filepath.Abs(c.State)
+	return err
+}
+
+// Workers is the number of builds at once.
+func (c *Config) Workers() int {
+	if c.Build.Workers > 0 {
+		return c.Build.Workers
+	}
+	return runtime.NumCPU()
+}
+
+// Jobs is the make -j of one build: the cores shared among the workers, and
+// never less than one.
+func (c *Config) Jobs() int {
+	if c.Build.Jobs > 0 {
+		return c.Build.Jobs
+	}
+	return max(1, runtime.NumCPU()/c.Workers())
+}
+
+// The places in the state folder.
+func (c *Config) Socket() string    { return filepath.Join(c.State, "quarry.sock") } // control socket
+func (c *Config) Keys() string      { return filepath.Join(c.State, "keys") }        // public keys of people
+func (c *Config) Repos() string     { return filepath.Join(c.State, "repos") }       // package repositories
+func (c *Config) Results() string   { return filepath.Join(c.State, "results.git") } // the database
+func (c *Config) Artifacts() string { return filepath.Join(c.State, "artifacts") }
+func (c *Config) LogDir() string    { return filepath.Join(c.State, "logs") }
+func (c *Config) Journal() string   { return filepath.Join(c.State, "queue") }
+func (c *Config) Spool() string     { return filepath.Join(c.State, "spool") } // pushes handed over while no daemon ran
+func (c *Config) Work() string      { return filepath.Join(c.State, "work") }  // workspaces of running builds
+func (c *Config) HostKey() string   { return filepath.Join(c.State, "ssh_host_ed25519_key") }
+
+// HostArch is this machine's architecture as uname -m prints it.
+func HostArch() string {
+	if a, ok := map[string]string{"amd64": "x86_64", "386": "i686", "arm64": "aarch64", "arm": "armv7l",
+		"ppc64le": "ppc64le", "riscv64": "riscv64", "s390x": "s390x", "loong64": "loongarch64"}[runtime.GOARCH]; ok {
+		return a
+	}
+	return runtime.GOARCH
+}
