@@ -1,0 +1,54 @@
+package human
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSize(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1 << 20: "1.0 MiB",
+		1<<20 - 1: "1.0 MiB", 5 << 30: "5.0 GiB", 1536: "1.5 KiB"} {
+		if got := Size(n); got != want {
+			t.Errorf("Size(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0 µs", 250 * time.Microsecond: "250 µs", 12 * time.Millisecond: "12 ms", 999900 * time.Microsecond: "1.0 s",
+		4200 * time.Millisecond: "4.2 s", 41 * time.Second: "41 s", 59700 * time.Millisecond: "1 m 00 s",
+		185 * time.Second: "3 m 05 s", 130 * time.Minute: "2 h 10 m", 76 * time.Hour: "3 d 4 h", -time.Second: "-1.0 s",
+	} {
+		if got := Duration(d); got != want {
+			t.Errorf("Duration(%d) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestSafe(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain é": "plain é", "\x1b[31mred": `\x1b[31mred`, "a\xffb": `a\xffb`, "\u009b2J": `\x9b2J`, "two\nlines": `two\x0alines`,
+	} {
+		if got := Safe(in, false); got != want {
+			t.Errorf("Safe(%q) = %q, want %q", in, got, want)
+		}
+	}
+	if got := Safe("two\nlines\r", true); got != "two\nlines\\x0d" {
+		t.Errorf("lines became %q", got)
+	}
+}
+
+func TestTable(t *testing.T) {
+	tb := Table{Head: []string{"A", "LONG"}}
+	tb.Row("wider", 1)
+	tb.Row(Cell("é", Red), "x\x1b[2J")
+	var b strings.Builder
+	if _, err := tb.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	if want := "A      LONG\nwider  1\né      x\\x1b[2J\n"; b.String() != want {
+		t.Errorf("table is\n%q, want\n%q", b.String(), want)
+	}
+}
