@@ -1,0 +1,232 @@
+// Package control holds the one table of verbs.
+//
+// A verb says what may be asked of a running farm: its name, arguments, who may
+// use it, its help and what it does. Every door is made from the table: the
+// command line (over the Unix socket, see [Serve] and [Client]) and
+// `ssh host VERB`. A verb added to the table appears in all of them and in help.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/Morphux/quarry"
+	"github.com/spf13/pflag"
+)
+
+// Exit codes of every command and verb. They are a promise to scripts.
+const (
+	ExitOK          = 0
+	ExitError       = 1 // something went wrong
+	ExitUsage       = 2 // the words of the call are off
+	ExitNotFound    = 3 // no such build, package or record
+	ExitForbidden   = 4 // the caller may not do this
+	ExitUnreachable = 5 // no daemon answers
+	ExitBuild       = 6 // it went well, but the build it was about did not succeed
+)
+
+// Error is an error with an exit code.
+type Error struct {
+	Code int
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error itself.
+func (e *Error) Unwrap() error { return e.Err }
+
+// ErrBuild ends a verb whose build did not succeed; everything worth saying has
+// been said by then.
+var ErrBuild = &Error{ExitBuild, errors.New("the build did not succeed")}
+
+func usage(format string, args ...any) error {
+	return &Error{ExitUsage, fmt.Errorf(format, args...)}
+}
+
+func notFound(err error) error { return &Error{ExitNotFound, err} }
+
+// Code is the exit code that an error asks for.
+func Code(err error) int {
+	var e *Error
+	switch {
+	case err == nil:
+		return ExitOK
+	case errors.As(err, &e):
+		return e.Code
+	}
+	return ExitError
+}
+
+// Terminal says what stands at the other end of the output.
+type Terminal struct {
+	TTY   bool `json:"tty,omitempty"`
+	Width int  `json:"width,omitempty"` // columns; 0: not known
+	Color bool `json:"color,omitempty"`
+}
+
+// Call is one use of a verb.
+type Call struct {
+	Who   quarry.Identity
+	Args  []string       // what is left when the flags are taken out
+	Flags *pflag.FlagSet // parsed
+	Out   io.Writer
+	Term  Terminal
+}
+
+// JSON reports whether the caller wants JSON.
+func (c *Call) JSON() bool { return c.bool("json") }
+
+func (c *Call) bool(name string) bool {
+	v, err := c.Flags.GetBool(name)
+	return err == nil && v
+}
+
+func (c *Call) string(name string) string {
+	v, _ := c.Flags.GetString(name)
+	return v
+}
+
+func (c *Call) int(name string) int {
+	v, _ := c.Flags.GetInt(name)
+	return v
+}
+
+// emit writes v as indented JSON.
+func (c *Call) emit(v any) error {
+	enc := json.NewEncoder(c.Out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// Permission is what a verb asks of its caller.
+type Permission int
+
+// The permissions. Push is checked against the package by the verb itself,
+// since only it knows which package it is about.
+const (
+	Anyone Permission = iota // with a known key
+	Push                     // maintainers, for their packages, and admins
+	Admin
+	Local // the farm's own hooks, through the socket
+)
+
+// Verb is one row of the table.
+type Verb struct {
+	Name    string
+	Args    string // e.g. BUILD
+	MinArgs int
+	MaxArgs int // -1: any number
+	Short   string
+	Long    string
+	Example string // lines as typed after `quarry` or `ssh host`
+	Need    Permission
+	Hidden  bool
+	Flags   func(*pflag.FlagSet)
+	Run     func(ctx context.Context, c *Call) error
+}
+
+// NewFlags makes the verb's flag set; every verb has --json.
+func (v *Verb) NewFlags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet(v.Name, pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	fs.Bool("json", false, "print JSON for scripts")
+	if v.Flags != nil {
+		v.Flags(fs)
+	}
+	return fs
+}
+
+// Table is a set of verbs.
+type Table []*Verb
+
+// Find gives a verb by name, or nil.
+func (t Table) Find(name string) *Verb {
+	if i := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == name }); i >= 0 {
+		return t[i]
+	}
+	return nil
+}
+
+// Run checks and runs one call. argv[0] names the verb. Errors are written to
+// errOut as one line; the exit code is returned.
+func (t Table) Run(ctx context.Context, who quarry.Identity, argv []string, out, errOut io.Writer, term Terminal) int {
+	err := t.run(ctx, who, argv, out, term)
+	if err != nil && !errors.Is(err, ErrBuild) {
+		fmt.Fprintf(errOut, "quarry: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return Code(err)
+}
+
+func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, out io.Writer, term Terminal) error {
+	if len(argv) == 0 {
+		argv = []string{"help"}
+	}
+	v := t.Find(argv[0])
+	if v == nil || v.Need == Local && !isLocal(who) {
+		return usage("verb %.40q is unknown: help lists those there are", argv[0])
+	}
+	fs := v.NewFlags()
+	if err := fs.Parse(argv[1:]); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return t.help(out, v)
+		}
+		return usage("%s: %w: see help %s", v.Name, err, v.Name)
+	}
+	args := fs.Args()
+	if len(args) < v.MinArgs || v.MaxArgs >= 0 && len(args) > v.MaxArgs {
+		return usage("%s takes %s: see help %s", v.Name, orNothing(v.Args), v.Name)
+	}
+	switch {
+	case !who.MayRead():
+		return &Error{ExitForbidden, fmt.Errorf("%s: your key has no role here: ask an admin for one", v.Name)}
+	case v.Need == Admin && who.Role != quarry.RoleAdmin:
+		return &Error{ExitForbidden, fmt.Errorf("%s: only an admin may do this, and you are %s", v.Name, who.Role)}
+	case v.Need == Push && who.Role != quarry.RoleAdmin && who.Role != quarry.RoleMaintainer:
+		return &Error{ExitForbidden, fmt.Errorf("%s: only maintainers may do this, and you are %s", v.Name, who.Role)}
+	}
+	return v.Run(ctx, &Call{Who: who, Args: args, Flags: fs, Out: out, Term: term})
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "no arguments"
+	}
+	return s
+}
+
+// help writes the help of one verb, or with nil the list of all.
+func (t Table) help(out io.Writer, v *Verb) error {
+	if v == nil {
+		fmt.Fprintln(out, "Verbs:")
+		for _, v := range t {
+			if !v.Hidden {
+				fmt.Fprintf(out, "  %-9s %-14s %s\n", v.Name, v.Args, v.Short)
+			}
+		}
+		_, err := fmt.Fprintln(out, "\nhelp VERB says more. --json prints JSON for scripts.")
+		return err
+	}
+	fmt.Fprintf(out, "%s %s\n\n%s\n", v.Name, v.Args, v.Short)
+	if v.Long != "" {
+		fmt.Fprintf(out, "\n%s\n", v.Long)
+	}
+	fmt.Fprintf(out, "\nFlags:\n%s", v.NewFlags().FlagUsages())
+	if v.Example != "" {
+		fmt.Fprintf(out, "\nExamples:\n  %s\n", strings.ReplaceAll(v.Example, "\n", "\n  "))
+	}
+	return nil
+}
+
+// LocalUser is who speaks through the local socket with the daemon's own user
+// id: it is an admin, since it could read the daemon's memory anyway.
+const LocalUser = "local"
+
+func isLocal(who quarry.Identity) bool { return who.User == LocalUser && who.Key == "" }

@@ -1,0 +1,244 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/queue"
+)
+
+var colours = map[quarry.State]human.Colour{
+	quarry.Waiting: human.Yellow, quarry.Queued: human.Cyan, quarry.Running: human.Blue, quarry.Recording: human.Blue,
+	quarry.Succeeded: human.Green, quarry.Failed: human.Red, quarry.Errored: human.Red,
+	quarry.Cancelled: human.Dim, quarry.Obsolete: human.Dim,
+}
+
+// Announce says in one line that a build is under way, for a pusher.
+func Announce(b quarry.Build) string {
+	s := fmt.Sprintf("build %d: %s %s for %s on %s, %s", b.Number, b.Package, b.Version, b.Arch, b.Channel, b.State)
+	if b.Reason != "" && b.State != quarry.Running {
+		s += ": " + human.Safe(b.Reason, false)
+	}
+	return s
+}
+
+// Verdict says in one line how a build stands or ended.
+func Verdict(b quarry.Build, color bool) string {
+	s := fmt.Sprintf("build %d: %s %s %s ", b.Number, b.Package, b.Version, b.Arch) +
+		human.Paint(string(b.State), colours[b.State], color)
+	if b.State == quarry.Succeeded {
+		s += " in " + human.Duration(b.Ended.Sub(b.Started))
+	}
+	if b.Reason != "" {
+		s += ": " + human.Safe(b.Reason, false)
+	}
+	return s
+}
+
+func because(b quarry.Build) string {
+	s := string(b.State)
+	if b.Reason != "" {
+		s += ": " + human.Safe(b.Reason, false)
+	}
+	return s
+}
+
+type statusJSON struct {
+	Version string         `json:"version"`
+	Started time.Time      `json:"started"`
+	Queue   queue.Status   `json:"queue"`
+	Live    []quarry.Build `json:"live"`
+	Ended   []quarry.Build `json:"ended"`
+}
+
+var ends = []quarry.State{quarry.Succeeded, quarry.Failed, quarry.Errored, quarry.Cancelled, quarry.Obsolete}
+
+func (f *Farm) status(_ context.Context, c *Call) error {
+	limit := 10
+	if n := c.int("limit"); n > 0 {
+		limit = n
+	}
+	if len(c.Args) == 1 {
+		if _, err := strconv.ParseInt(strings.TrimPrefix(c.Args[0], "#"), 10, 64); err == nil {
+			b, err := f.build(c.Args[0])
+			if err != nil {
+				return err
+			}
+			if c.JSON() {
+				err = c.emit(b)
+			} else {
+				err = f.one(c, b)
+			}
+			if err != nil {
+				return err
+			}
+			return verdict(b)
+		}
+		return f.ofPackage(c, c.Args[0], limit)
+	}
+	st := f.Queue.Status()
+	live := f.Queue.List(queue.Filter{Live: true})
+	ended := f.Queue.List(queue.Filter{States: ends, Limit: limit})
+	if c.JSON() {
+		return c.emit(statusJSON{f.Version, f.Started, st, nonNil(live), nonNil(ended)})
+	}
+	now := time.Now()
+	fmt.Fprintf(c.Out, "quarry %s, up %s: %d running of %d at once, %d queued, %d waiting\n", f.Version,
+		human.Duration(now.Sub(f.Started)), st.Counts[quarry.Running]+st.Counts[quarry.Recording], st.Workers,
+		st.Counts[quarry.Queued], st.Counts[quarry.Waiting])
+	for _, p := range st.Paused {
+		where := "paused"
+		if p.Arch != "" {
+			where += " for " + p.Arch
+		}
+		fmt.Fprintln(c.Out, human.Paint(where, human.Yellow, c.Term.Color)+": "+human.Safe(p.Reason, false))
+	}
+	for _, p := range st.Problems {
+		fmt.Fprintln(c.Out, human.Paint("problem", human.Red, c.Term.Color)+": "+human.Safe(p.Error(), false))
+	}
+	if len(live) > 0 {
+		fmt.Fprintln(c.Out, "\nUnder way")
+		if err := table(c, live, now); err != nil {
+			return err
+		}
+	}
+	if len(ended) > 0 {
+		fmt.Fprintln(c.Out, "\nEnded")
+		return table(c, ended, now)
+	}
+	return nil
+}
+
+func nonNil(b []quarry.Build) []quarry.Build {
+	if b == nil {
+		return []quarry.Build{}
+	}
+	return b
+}
+
+func table(c *Call, builds []quarry.Build, now time.Time) error {
+	t := human.Table{Head: []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STATE", "TOOK", "WHEN", "WHY"}, Color: c.Term.Color}
+	for _, b := range builds {
+		took, when := "-", human.Ago(b.Created, now)
+		if !b.Started.IsZero() {
+			end := now
+			if b.State.Ended() {
+				end, when = b.Ended, human.Ago(b.Ended, now)
+			}
+			took = human.Duration(end.Sub(b.Started))
+		}
+		why := b.Reason
+		if b.State == quarry.Running {
+			why = b.Step
+		}
+		if w := c.Term.Width; w > 0 {
+			why = shorten(why, max(20, w-80))
+		}
+		t.Row(b.Number, b.Package, b.Version, b.Arch, b.Channel, human.Cell(string(b.State), colours[b.State]), took, when, why)
+	}
+	_, err := t.WriteTo(c.Out)
+	return err
+}
+
+func shorten(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}
+
+func (f *Farm) ofPackage(c *Call, what string, limit int) error {
+	var builds []quarry.Build
+	if quarry.CheckName(what) == nil {
+		builds = f.Queue.List(queue.Filter{Package: what, Limit: limit})
+	}
+	if len(builds) == 0 {
+		for _, nv := range f.known(what) {
+			builds = append(builds, f.Queue.List(queue.Filter{Package: nv[0], Version: nv[1], Limit: limit})...)
+		}
+	}
+	if len(builds) == 0 {
+		return notFound(fmt.Errorf("no build of %.80q is kept: the records say what was built before (quarry db show)", what))
+	}
+	if c.JSON() {
+		return c.emit(builds)
+	}
+	return table(c, builds, time.Now())
+}
+
+// one shows a build in full.
+func (f *Farm) one(c *Call, b quarry.Build) error {
+	fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
+	t := human.Table{Color: c.Term.Color}
+	row := func(k, v string) {
+		if v != "" {
+			t.Row(human.Cell("  "+k, human.Dim), v)
+		}
+	}
+	row("channel", b.Channel)
+	row("commit", b.Commit)
+	who := b.Packager.User
+	if b.Packager.Name != "" {
+		who = fmt.Sprintf("%s <%s>", b.Packager.Name, b.Packager.Email)
+	}
+	row("packager", who)
+	if b.State == quarry.Running {
+		row("step", b.Step)
+	}
+	row("attempt", strconv.Itoa(b.Attempt))
+	row("needs", strings.Join(b.Needs, ", "))
+	when := func(k string, at time.Time) {
+		if !at.IsZero() {
+			row(k, at.UTC().Format(time.RFC3339)+" ("+human.Ago(at, time.Now())+")")
+		}
+	}
+	when("created", b.Created)
+	when("started", b.Started)
+	when("ended", b.Ended)
+	row("record", b.Record)
+	row("key", b.Key)
+	_, err := t.WriteTo(c.Out)
+	return err
+}
+
+// safeWriter makes escape sequences visible on their way to a terminal. Bytes
+// of a rune that a write cut in two wait for the next one.
+type safeWriter struct {
+	w    io.Writer
+	rest []byte
+}
+
+func (s *safeWriter) Write(p []byte) (int, error) {
+	buf := append(s.rest, p...)
+	cut := len(buf)
+	for i := 1; i <= 3 && i <= len(buf); i++ {
+		if c := buf[len(buf)-i]; c >= 0xC0 { // a leading byte near the end: is its rune whole?
+			need := 2
+			if c >= 0xE0 {
+				need++
+			}
+			if c >= 0xF0 {
+				need++
+			}
+			if need > i {
+				cut = len(buf) - i
+			}
+			break
+		} else if c < 0x80 {
+			break
+		}
+	}
+	s.rest = append([]byte(nil), buf[cut:]...)
+	// Progress bars end their lines with a bare CR; a terminal may have those.
+	text := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(buf[:cut]))
+	if _, err := io.WriteString(s.w, human.Safe(text, true)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

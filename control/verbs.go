@@ -1,0 +1,352 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/queue"
+	"github.com/spf13/pflag"
+)
+
+// Logs is what the verbs need of the store of build logs.
+type Logs interface {
+	// Open reads what there is of a build's log.
+	Open(number int64) (io.ReadCloser, error)
+	// Follow reads a build's log until the build has ended.
+	Follow(ctx context.Context, number int64) (io.ReadCloser, error)
+	// Tail gives the last lines of a log.
+	Tail(number int64, lines int) ([]string, error)
+}
+
+// Farm is what the verbs act on.
+type Farm struct {
+	Queue   *queue.Queue
+	Logs    Logs
+	Version string
+	Started time.Time
+}
+
+// Verbs makes the table for a farm.
+func Verbs(f *Farm) Table {
+	var t Table
+	t = Table{
+		{Name: "status", Args: "[BUILD|PACKAGE]", MaxArgs: 1, Short: "show what the farm does, or one build, or a package's builds",
+			Long: "Without an argument: what is under way and what ended last. The exit code is 6\n" +
+				"when one build was asked for and it ended without success.",
+			Example: "status\nstatus 17\nstatus zlib --json",
+			Flags: func(fs *pflag.FlagSet) {
+				fs.IntP("limit", "n", 10, "how many ended builds to show")
+			},
+			Run: f.status},
+		{Name: "log", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Short: "print a build's log",
+			Long: "With -f it goes on until the build has ended, prints the verdict, and the exit\n" +
+				"code is 6 when the build did not succeed. It can be called again after a lost connection.",
+			Example: "log 17\nlog -f 17\nlog -n 50 17",
+			Flags: func(fs *pflag.FlagSet) {
+				fs.BoolP("follow", "f", false, "go on until the build has ended")
+				fs.IntP("lines", "n", 0, "only the last lines")
+			},
+			Run: f.log},
+		{Name: "rebuild", Args: "BUILD|NAME-VERSION", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "build again what has a record",
+			Long: "A new build is made at the commit where the branch is now; the old record stays\n" +
+				"until the new one is written.",
+			Example: "rebuild 17\nrebuild zlib-1.3.1 --arch x86_64",
+			Flags: func(fs *pflag.FlagSet) {
+				fs.String("arch", "", "only this arch")
+				fs.String("channel", "", "only this channel")
+			},
+			Run: f.rebuild},
+		{Name: "cancel", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "call a build off",
+			Long:    "It is not planned again until its branch is pushed anew or somebody asks for a rebuild.",
+			Example: "cancel 17", Run: f.cancel},
+		{Name: "pause", Args: "[REASON]", MaxArgs: -1, Need: Admin, Short: "start no new builds until resume",
+			Example: "pause moving the disks", Run: f.pause},
+		{Name: "resume", Need: Admin, Short: "end a pause", Example: "resume", Run: f.resume},
+		{Name: "replan", Need: Admin, Short: "look for wanted builds now",
+			Long:    "The farm does this by itself at its start, after each push and every few minutes.",
+			Example: "replan", Run: f.replan},
+		{Name: "whoami", Short: "say who you are here and what you may do", Example: "whoami", Run: f.whoami},
+		{Name: "help", Args: "[VERB]", MaxArgs: 1, Short: "list the verbs, or explain one", Example: "help log",
+			Run: func(_ context.Context, c *Call) error {
+				if len(c.Args) == 0 {
+					return t.help(c.Out, nil)
+				}
+				v := t.Find(c.Args[0])
+				if v == nil {
+					return usage("verb %.40q is unknown: help lists those there are", c.Args[0])
+				}
+				return t.help(c.Out, v)
+			}},
+		{Name: "pushed", Args: "PACKAGE", MinArgs: 1, MaxArgs: 1, Need: Local, Hidden: true, Run: f.pushed,
+			Short: "say that a package was pushed; the hooks do this"},
+	}
+	return t
+}
+
+// number reads a build number.
+func number(s string) (int64, error) {
+	n, err := strconv.ParseInt(strings.TrimPrefix(s, "#"), 10, 64)
+	if err != nil || n <= 0 {
+		return 0, usage("build %.40q is no number: status lists the builds with theirs", s)
+	}
+	return n, nil
+}
+
+func (f *Farm) build(s string) (quarry.Build, error) {
+	n, err := number(s)
+	if err != nil {
+		return quarry.Build{}, err
+	}
+	b, err := f.Queue.Get(n)
+	if err != nil {
+		return b, notFound(err)
+	}
+	return b, nil
+}
+
+func forbidden(c *Call, pkg string) error {
+	if c.Who.MayPush(pkg) {
+		return nil
+	}
+	return &Error{ExitForbidden, fmt.Errorf("package %s is not among those of %s: ask an admin for it", pkg, c.Who.User)}
+}
+
+func verdict(b quarry.Build) error {
+	if b.State.Ended() && b.State != quarry.Succeeded {
+		return ErrBuild
+	}
+	return nil
+}
+
+func (f *Farm) log(ctx context.Context, c *Call) error {
+	n, err := number(c.Args[0])
+	if err != nil {
+		return err
+	}
+	if lines := c.int("lines"); lines > 0 && !c.bool("follow") {
+		tail, err := f.Logs.Tail(n, lines)
+		if err != nil {
+			return notFound(err)
+		}
+		for _, l := range tail {
+			if _, err := fmt.Fprintln(c.Out, f.clean(c, l)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if !c.bool("follow") {
+		r, err := f.Logs.Open(n)
+		if err != nil {
+			return notFound(err)
+		}
+		defer r.Close()
+		_, err = io.Copy(c.writer(), r)
+		return err
+	}
+	b, err := f.Queue.Get(n)
+	if err != nil {
+		return notFound(err)
+	}
+	r, err := f.Logs.Follow(ctx, n)
+	if err != nil && !b.State.Ended() {
+		// Nothing is written yet: it waits or is queued.
+		fmt.Fprintf(c.Out, "%s: %s\n", b, because(b))
+		r, err = f.followWhenBegun(ctx, n)
+	}
+	if err != nil {
+		return notFound(err)
+	}
+	if r != nil {
+		_, err = io.Copy(c.writer(), r)
+		r.Close()
+		if err != nil {
+			return err
+		}
+	}
+	b, err = f.Queue.Wait(ctx, n)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
+	return verdict(b)
+}
+
+// followWhenBegun waits until a build has a log, or has ended without one.
+func (f *Farm) followWhenBegun(ctx context.Context, n int64) (io.ReadCloser, error) {
+	sub, stop := context.WithCancel(ctx)
+	defer stop()
+	changes := f.Queue.Subscribe(sub)
+	for {
+		if r, err := f.Logs.Follow(ctx, n); err == nil {
+			return r, nil
+		}
+		if b, err := f.Queue.Get(n); err != nil || b.State.Ended() {
+			return nil, err
+		}
+		select {
+		case _, ok := <-changes:
+			if !ok {
+				return nil, queue.ErrStopped
+			}
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// clean makes log text fit for a terminal: a build's output is hostile.
+func (f *Farm) clean(c *Call, s string) string {
+	if !c.Term.TTY {
+		return s
+	}
+	return human.Safe(s, true)
+}
+
+// writer is the call's output; towards a terminal, escape sequences in what is
+// written are made visible, since a build's output is hostile.
+func (c *Call) writer() io.Writer {
+	if !c.Term.TTY {
+		return c.Out
+	}
+	return &safeWriter{w: c.Out}
+}
+
+func (f *Farm) rebuild(ctx context.Context, c *Call) error {
+	t := quarry.Target{Channel: c.string("channel"), Arch: c.string("arch")}
+	if _, err := strconv.ParseInt(c.Args[0], 10, 64); err == nil {
+		b, err := f.build(c.Args[0])
+		if err != nil {
+			return err
+		}
+		if t.Arch != "" && t.Arch != b.Arch || t.Channel != "" && t.Channel != b.Channel {
+			return usage("%s is one build for %s on %s: leave out --arch and --channel, or name the release", b, b.Arch, b.Channel)
+		}
+		t = b.Target()
+	} else {
+		known := f.known(c.Args[0])
+		if len(known) != 1 {
+			return notFound(fmt.Errorf("release %.80q is not among the farm's: write NAME-VERSION as its branch is named", c.Args[0]))
+		}
+		t.Package, t.Version = known[0][0], known[0][1]
+	}
+	if err := forbidden(c, t.Package); err != nil {
+		return err
+	}
+	builds, err := f.Queue.RebuildTarget(ctx, t, c.Who.User)
+	if err != nil {
+		return err
+	}
+	if c.JSON() {
+		return c.emit(builds)
+	}
+	for _, b := range builds {
+		fmt.Fprintln(c.Out, Announce(b))
+	}
+	return nil
+}
+
+// known takes NAME-VERSION apart by trying each dash: names and versions may
+// both hold some. Splits that the farm has builds of win over the others.
+func (f *Farm) known(s string) [][2]string {
+	var fit, seen [][2]string
+	for i := range s {
+		if s[i] != '-' {
+			continue
+		}
+		name, version := s[:i], s[i+1:]
+		if quarry.CheckName(name) != nil || quarry.CheckVersion(version) != nil {
+			continue
+		}
+		fit = append(fit, [2]string{name, version})
+		if len(f.Queue.List(queue.Filter{Package: name, Version: version, Limit: 1})) > 0 {
+			seen = append(seen, [2]string{name, version})
+		}
+	}
+	if len(seen) > 0 {
+		return seen
+	}
+	return fit
+}
+
+func (f *Farm) cancel(ctx context.Context, c *Call) error {
+	b, err := f.build(c.Args[0])
+	if err != nil {
+		return err
+	}
+	if err := forbidden(c, b.Package); err != nil {
+		return err
+	}
+	if err := f.Queue.Cancel(ctx, b.Number, c.Who.User); err != nil {
+		return err
+	}
+	wait, stop := context.WithTimeout(ctx, 30*time.Second)
+	defer stop()
+	if done, err := f.Queue.Wait(wait, b.Number); err == nil {
+		b = done
+	}
+	if c.JSON() {
+		return c.emit(b)
+	}
+	_, err = fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
+	return err
+}
+
+func (f *Farm) pause(ctx context.Context, c *Call) error {
+	return f.Queue.Pause(ctx, c.Who.User, human.Safe(strings.Join(c.Args, " "), false))
+}
+
+func (f *Farm) resume(ctx context.Context, c *Call) error { return f.Queue.Resume(ctx) }
+
+func (f *Farm) replan(ctx context.Context, c *Call) error {
+	if err := f.Queue.Replan(ctx); err != nil {
+		return err
+	}
+	return f.status(ctx, c)
+}
+
+func (f *Farm) whoami(_ context.Context, c *Call) error {
+	if c.JSON() {
+		return c.emit(c.Who)
+	}
+	w := c.Who
+	name := w.User
+	if w.Name != "" {
+		name = fmt.Sprintf("%s (%s <%s>)", w.User, w.Name, w.Email)
+	}
+	fmt.Fprintf(c.Out, "%s, %s\n", human.Safe(name, false), w.Role)
+	if w.Key != "" {
+		fmt.Fprintf(c.Out, "key %s\n", w.Key)
+	}
+	switch {
+	case w.Role == quarry.RoleAdmin, w.Role == quarry.RoleMaintainer && len(w.Packages) == 0:
+		fmt.Fprintln(c.Out, "may push every package")
+	case w.Role == quarry.RoleMaintainer:
+		fmt.Fprintf(c.Out, "may push %s\n", strings.Join(w.Packages, ", "))
+	default:
+		fmt.Fprintln(c.Out, "may look, not push")
+	}
+	return nil
+}
+
+// pushed plans a package and answers the hook with its builds, as JSON.
+func (f *Farm) pushed(ctx context.Context, c *Call) error {
+	builds, err := f.Queue.Pushed(ctx, c.Args[0])
+	var problem queue.Problem
+	if err != nil && !errors.As(err, &problem) {
+		return err
+	}
+	if builds == nil {
+		builds = []quarry.Build{}
+	}
+	return json.NewEncoder(c.Out).Encode(builds)
+}
