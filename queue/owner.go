@@ -1,0 +1,451 @@
+package queue
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"iter"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/Morphux/quarry"
+)
+
+// item is a build as the queue holds it. An item is never changed: a new one
+// takes its place, so that others may read it, and it can be put back when the
+// journal refuses the new one.
+type item struct {
+	quarry.Build
+	stop       quarry.State // Cancelled or Obsolete: what it has been told to become
+	stopReason string
+
+	// Not in the journal:
+	unmet     []string  // what a waiting build waits for
+	notBefore time.Time // of the next try
+	putBacks  int       // times that the farm's troubles sent it back
+	endSeq    int64     // Queue.clock at its end
+}
+
+// owner is the state of the queue. Only the goroutine in run uses it.
+type owner struct {
+	q       *Queue
+	journal *journal
+	report  journalReport
+
+	builds  map[int64]*item
+	last    int64                             // highest number used
+	targets map[quarry.Target]map[int64]*item // all builds known at a target
+	live    map[string]map[int64]*item        // builds under way, by package
+	waiters map[string]map[int64]struct{}     // waiting builds, by package that they may wait for
+	ready   map[string]*numbers               // queued builds, by arch; may hold stale numbers
+	lines   map[string]map[Line]*line         // what git has, as last surveyed, by package
+	tickets map[string]int64                  // of the last survey applied, by package
+	ended   []int64                           // ended builds, in the order of their ends
+	nEnded  int                               // how many of them are still known
+	pruneAt int                               // how many are pruned at once
+
+	tx     []change
+	extra  []entry
+	afters []func(error)
+
+	facts      []func(*owner) // happened, but not journalled yet
+	compactAt  int            // lines before a failed compaction is tried again
+	journalTry int            // tries to write the journal since it broke; 0: it works
+	journalGen int            // numbers the timers of those tries
+	manual     *Pause
+	pauses     map[string]*pause
+	problems   map[string][]Problem // by what found them
+	stale      bool                 // the board's pauses and problems are
+	stuck      map[int64]error      // recording builds whose record cannot be made
+	cancels    map[int64]context.CancelCauseFunc
+	busy       int // worker slots taken
+	recorders  int
+	aides      int    // goroutines of aside
+	lastArch   string // whose turn was last
+
+	planning    bool
+	planWaiters []chan error // for the plan that runs
+	planNext    []chan error // for the one after it
+	planned     bool         // the first plan has been tried
+	surveyed    bool         // a full plan has succeeded: lines knows all packages
+	planTry     int
+	planGen     int // numbers the timers of full plans: only the newest counts
+
+	dirty     map[int64]struct{} // waiting builds to be looked at again
+	examining bool
+	examTry   int
+
+	stopping bool
+	workCtx  context.Context // of workers; cancelled when stopping
+	stopWork context.CancelCauseFunc
+	hardCtx  context.Context // of commits to the results; cancelled StopGrace later
+	stopHard context.CancelFunc
+}
+
+// line is a branch as last surveyed.
+type line struct {
+	commit string
+	archs  []string
+	failed map[string]bool // archs whose record is a failure of this commit
+}
+
+// change is one replaced item, for undoing.
+type change struct {
+	number   int64
+	old, new *item
+}
+
+func newOwner(q *Queue) *owner {
+	return &owner{
+		q:        q,
+		builds:   map[int64]*item{},
+		targets:  map[quarry.Target]map[int64]*item{},
+		live:     map[string]map[int64]*item{},
+		waiters:  map[string]map[int64]struct{}{},
+		ready:    map[string]*numbers{},
+		lines:    map[string]map[Line]*line{},
+		tickets:  map[string]int64{},
+		pauses:   map[string]*pause{},
+		problems: map[string][]Problem{},
+		stuck:    map[int64]error{},
+		cancels:  map[int64]context.CancelCauseFunc{},
+		dirty:    map[int64]struct{}{},
+		pruneAt:  q.opts.History + q.opts.History/10 + 1,
+	}
+}
+
+// load takes the state out of the journal.
+func (o *owner) load() {
+	o.journal, o.report = openJournal(o.q.opts.Fs, o.q.opts.Log, func(e entry) {
+		o.last = max(o.last, e.Last)
+		if e.Pause != nil {
+			o.manual = e.Pause
+			if e.Pause.By == "" {
+				o.manual = nil
+			}
+		}
+		if e.Build != nil {
+			it := &item{Build: *e.Build, stop: e.Stop, stopReason: e.StopReason}
+			if it.State == quarry.Waiting {
+				it.unmet = it.Needs // until they are looked at
+			}
+			o.last = max(o.last, it.Number)
+			o.put(it.Number, it)
+		}
+	})
+	o.journal.all = o.all
+	o.ended = o.ended[:0]
+	for n, it := range o.builds {
+		if it.State.Ended() {
+			o.ended = append(o.ended, n)
+		}
+	}
+	o.nEnded = len(o.ended)
+	slices.SortFunc(o.ended, func(a, b int64) int {
+		return cmp.Or(o.builds[a].Ended.Compare(o.builds[b].Ended), cmp.Compare(a, b))
+	})
+	b := o.q.board
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, n := range slices.Sorted(maps.Keys(o.builds)) {
+		b.show(n, o.builds[n])
+	}
+	b.status.BadLines = o.report.Bad
+	o.refreshStatus()
+}
+
+// all is everything that the journal has to hold.
+func (o *owner) all() iter.Seq[entry] {
+	return func(yield func(entry) bool) {
+		if !yield(entry{Last: o.last}) {
+			return
+		}
+		if o.manual != nil && !yield(entry{Pause: o.manual}) {
+			return
+		}
+		for _, n := range slices.Sorted(maps.Keys(o.builds)) {
+			if !yield(o.builds[n].entry()) {
+				return
+			}
+		}
+	}
+}
+
+func (it *item) entry() entry {
+	return entry{Build: &it.Build, Stop: it.stop, StopReason: it.stopReason}
+}
+
+// set replaces an item in this batch of changes.
+func (o *owner) set(it *item) {
+	o.tx = append(o.tx, change{it.Number, o.put(it.Number, it), it})
+}
+
+// forget drops an ended build. Nothing is journalled: it is not written again
+// by the next compaction, and would be dropped once more if it came back.
+func (o *owner) forget(number int64) {
+	o.put(number, nil)
+	b := o.q.board
+	b.mu.Lock()
+	b.show(number, nil)
+	b.mu.Unlock()
+}
+
+// put replaces an item and keeps every index in step.
+func (o *owner) put(number int64, it *item) (old *item) {
+	old = o.builds[number]
+	if old != nil {
+		t := old.Target()
+		drop(o.targets, t, number)
+		if !old.State.Ended() {
+			drop(o.live, old.Package, number)
+		} else {
+			o.nEnded--
+		}
+		for _, dep := range old.unmet {
+			for _, name := range depNames(dep) {
+				drop(o.waiters, name, number)
+			}
+		}
+	}
+	if it == nil {
+		delete(o.builds, number)
+		return old
+	}
+	o.builds[number] = it
+	add(o.targets, it.Target(), number, it)
+	if !it.State.Ended() {
+		add(o.live, it.Package, number, it)
+	} else {
+		o.nEnded++
+		if old == nil || !old.State.Ended() {
+			o.ended = append(o.ended, number)
+		}
+	}
+	for _, dep := range it.unmet {
+		for _, name := range depNames(dep) {
+			add(o.waiters, name, number, struct{}{})
+		}
+	}
+	if it.State == quarry.Queued {
+		o.enqueue(it.Arch, number)
+	}
+	return old
+}
+
+func add[K comparable, V any](m map[K]map[int64]V, k K, n int64, v V) {
+	if m[k] == nil {
+		m[k] = make(map[int64]V, 1)
+	}
+	m[k][n] = v
+}
+
+func drop[K comparable, V any](m map[K]map[int64]V, k K, n int64) {
+	if delete(m[k], n); len(m[k]) == 0 {
+		delete(m, k)
+	}
+}
+
+// after calls f when this batch is in the journal, or with the error that kept
+// it out.
+func (o *owner) after(f func(error)) { o.afters = append(o.afters, f) }
+
+// fact is something that has happened whether or not the journal can be
+// written: f notes it down, and is called again until that is in the journal.
+// then runs once it is.
+func (o *owner) fact(f func(*owner), then func()) {
+	f(o)
+	o.after(func(err error) {
+		if err != nil {
+			o.facts = append(o.facts, func(o *owner) { o.fact(f, then) })
+		} else if then != nil {
+			then()
+		}
+	})
+}
+
+// flush writes this batch of changes to the journal and shows them, or undoes
+// them all.
+func (o *owner) flush() {
+	for first := true; first || len(o.tx)+len(o.extra)+len(o.afters) > 0; first = false {
+		o.commit()
+	}
+	o.refresh()
+}
+
+func (o *owner) commit() {
+	tx, extra, afters := o.tx, o.extra, o.afters
+	o.tx, o.extra, o.afters = nil, nil, nil
+	var err error
+	if len(tx)+len(extra) > 0 {
+		entries := extra
+		newest := make(map[int64]*item, len(tx))
+		for _, c := range tx {
+			newest[c.number] = c.new
+		}
+		for _, c := range tx {
+			if newest[c.number] == c.new {
+				entries = append(entries, c.new.entry())
+			}
+		}
+		if err = o.journal.append(entries...); err != nil {
+			for _, c := range slices.Backward(tx) {
+				o.put(c.number, c.old)
+			}
+			o.journalFailed(err)
+		} else {
+			b := o.q.board
+			b.mu.Lock()
+			for _, c := range tx {
+				if newest[c.number] == c.new {
+					b.show(c.number, o.builds[c.number])
+				}
+			}
+			b.mu.Unlock()
+			for _, c := range tx {
+				o.log(c)
+			}
+		}
+	}
+	for _, f := range afters {
+		f(err)
+	}
+	if o.nEnded >= o.pruneAt {
+		o.prune(time.Now())
+	}
+	if err == nil && o.journalTry == 0 && o.journal.lines > max(o.compactAt, 4*len(o.builds)+1000) {
+		o.compactAt = 0
+		if err := o.journal.compact(); err != nil {
+			o.q.opts.Log.Warn("the journal cannot be compacted and grows on", "error", err)
+			o.compactAt = o.journal.lines + 1000
+		}
+	}
+}
+
+func (o *owner) log(c change) {
+	if c.old != nil && c.old.State == c.new.State {
+		return
+	}
+	o.q.opts.Log.Info(c.new.Build.String()+": "+string(c.new.State),
+		"build", c.number, "state", c.new.State, "reason", c.new.Reason, "attempt", c.new.Attempt)
+}
+
+// numbers is a heap of build numbers, lowest first, without doubles.
+type numbers struct {
+	list []int64
+	in   map[int64]struct{}
+}
+
+func (h *numbers) Len() int           { return len(h.list) }
+func (h *numbers) Less(i, j int) bool { return h.list[i] < h.list[j] }
+func (h *numbers) Swap(i, j int)      { h.list[i], h.list[j] = h.list[j], h.list[i] }
+func (h *numbers) Push(x any)         { h.list = append(h.list, x.(int64)) }
+func (h *numbers) Pop() any {
+	n := h.list[len(h.list)-1]
+	h.list = h.list[:len(h.list)-1]
+	return n
+}
+
+func (o *owner) enqueue(arch string, number int64) {
+	h := o.ready[arch]
+	if h == nil {
+		h = &numbers{in: map[int64]struct{}{}}
+		o.ready[arch] = h
+	}
+	if _, ok := h.in[number]; !ok {
+		h.in[number] = struct{}{}
+		heap.Push(h, number)
+	}
+}
+
+// next is the build to start now, if any: archs take turns, within one the
+// oldest goes first.
+func (o *owner) next(now time.Time) *item {
+	archs := slices.Sorted(maps.Keys(o.ready))
+	at, found := slices.BinarySearch(archs, o.lastArch)
+	if found {
+		at++
+	}
+	for i := range archs {
+		arch := archs[(at+i)%len(archs)]
+		if p := o.pauses["arch "+arch]; p != nil && p.on {
+			continue
+		}
+		if it := o.pick(arch, now); it != nil {
+			o.lastArch = arch
+			return it
+		}
+	}
+	return nil
+}
+
+func (o *owner) pick(arch string, now time.Time) (picked *item) {
+	h := o.ready[arch]
+	var aside []int64
+	for picked == nil && h.Len() > 0 {
+		n := heap.Pop(h).(int64)
+		delete(h.in, n)
+		it := o.builds[n]
+		switch {
+		case it == nil || it.State != quarry.Queued || it.Arch != arch:
+		case it.notBefore.After(now), o.targetBusy(it):
+			aside = append(aside, n)
+		default:
+			picked = it
+		}
+	}
+	for _, n := range aside {
+		o.enqueue(arch, n)
+	}
+	if h.Len() == 0 {
+		delete(o.ready, arch)
+	}
+	return picked
+}
+
+// targetBusy keeps two builds for one record apart, so that the older can
+// never write over the newer.
+func (o *owner) targetBusy(it *item) bool {
+	for n, other := range o.targets[it.Target()] {
+		if n != it.Number && (other.State == quarry.Running || other.State == quarry.Recording) {
+			return true
+		}
+	}
+	return false
+}
+
+// prune bounds the past that is kept. Errored and cancelled builds stay while
+// their branch is at their commit: the planner would start them again.
+func (o *owner) prune(now time.Time) {
+	var keep []int64
+	excess := o.nEnded - o.q.opts.History
+	seen := map[int64]bool{}
+	for _, n := range o.ended {
+		it := o.builds[n]
+		if it == nil || !it.State.Ended() || seen[n] {
+			continue
+		}
+		seen[n] = true
+		if (excess > 0 || now.Sub(it.Ended) > o.q.opts.HistoryAge) && !o.pinned(it) {
+			o.forget(n)
+			excess--
+			continue
+		}
+		keep = append(keep, n)
+	}
+	o.ended = keep
+	// A tenth above, so that it is not done at every end, even when all that
+	// is kept has to be.
+	o.pruneAt = max(o.nEnded, o.q.opts.History) + o.q.opts.History/10 + 1
+}
+
+func (o *owner) pinned(it *item) bool {
+	if it.State != quarry.Errored && it.State != quarry.Cancelled {
+		return false
+	}
+	if !o.surveyed {
+		return true
+	}
+	l := o.lines[it.Package][lineOf(it.Release)]
+	return l != nil && l.commit == it.Commit
+}

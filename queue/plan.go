@@ -1,0 +1,268 @@
+package queue
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/Morphux/quarry"
+)
+
+// Line is what a branch is to the planner: one version of a package on one
+// channel, wherever its commit stands.
+type Line struct{ Channel, Package, Version string }
+
+func lineOf(r quarry.Release) Line { return Line{r.Channel, r.Package, r.Version} }
+
+// Want is a release on one arch that has no record of its commit.
+type Want struct {
+	Release quarry.Release
+	Arch    string
+	Unmet   []string // needed dependencies without a successful record
+}
+
+// Target is the place of the wanted record.
+func (w Want) Target() quarry.Target {
+	return quarry.Target{Channel: w.Release.Channel, Package: w.Release.Package, Version: w.Release.Version, Arch: w.Arch}
+}
+
+// View is what git says of one package, compared with itself: releases x archs
+// minus records.
+type View struct {
+	Package  string
+	Releases map[Line]quarry.Release
+	Wants    []Want                             // oldest push first
+	Recorded map[quarry.Target]quarry.RecordRef // records of the commits that the branches are at
+	Problems []Problem
+}
+
+// Survey makes the views of some releases, by package. It asks records once for
+// every release and arch, and once for every dependency of those that lack a
+// record. It does not need the queue's state, so that it can be slow beside it.
+// pkg limits it to one package; that one has a view even if it has no release.
+func Survey(pkg string, releases []quarry.Release, problems []Problem, records func(channel string) (Records, error)) (map[string]*View, error) {
+	views := make(map[string]*View)
+	view := func(name string) *View {
+		v := views[name]
+		if v == nil {
+			v = &View{Package: name, Releases: map[Line]quarry.Release{}, Recorded: map[quarry.Target]quarry.RecordRef{}}
+			views[name] = v
+		}
+		return v
+	}
+	if pkg != "" {
+		view(pkg)
+	}
+	for _, p := range problems {
+		if pkg == "" || p.Package == pkg {
+			v := view(p.Package)
+			v.Problems = append(v.Problems, p)
+		}
+	}
+	for _, r := range releases {
+		if pkg != "" && r.Package != pkg {
+			continue
+		}
+		v := view(r.Package)
+		if err := checkRelease(r); err != nil {
+			v.Problems = append(v.Problems, Problem{r.Package, quarry.Branch(r.Package, r.Version), err})
+			continue
+		}
+		v.Releases[lineOf(r)] = r
+		recs, err := records(r.Channel)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the records of channel %s: %w", r.Channel, err)
+		}
+		for _, arch := range r.Archs {
+			ref, ok, err := recs.Lookup(r.Package, r.Version, arch)
+			if err != nil {
+				return nil, fmt.Errorf("cannot look up the record of %s %s %s: %w", r.Package, r.Version, arch, err)
+			}
+			w := Want{Release: r, Arch: arch}
+			if ok && ref.Source == r.Commit {
+				v.Recorded[w.Target()] = ref
+				continue
+			}
+			if w.Unmet, err = unmet(recs, r.Needs, arch); err != nil {
+				return nil, err
+			}
+			v.Wants = append(v.Wants, w)
+		}
+	}
+	for _, v := range views {
+		slices.SortStableFunc(v.Wants, func(a, b Want) int { return a.Release.Pushed.Compare(b.Release.Pushed) })
+	}
+	return views, nil
+}
+
+// checkRelease keeps out what would make a mess of keys and paths further on.
+// The doors check too; a repository can be written past the doors.
+func checkRelease(r quarry.Release) error {
+	if err := quarry.CheckName(r.Package); err != nil {
+		return err
+	}
+	if err := quarry.CheckVersion(r.Version); err != nil {
+		return err
+	}
+	if err := quarry.CheckChannel(r.Channel); err != nil {
+		return err
+	}
+	for _, a := range r.Archs {
+		if err := quarry.CheckArch(a); err != nil {
+			return err
+		}
+	}
+	if r.Commit == "" {
+		return fmt.Errorf("release %s %s has no commit: push the branch again", r.Package, r.Version)
+	}
+	return nil
+}
+
+func unmet(recs Records, needs []string, arch string) (missing []string, err error) {
+	for _, dep := range needs {
+		_, ok, err := recs.Resolve(dep, arch)
+		if err != nil {
+			return nil, fmt.Errorf("cannot look up the dependency %q for %s: %w", dep, arch, err)
+		}
+		if !ok {
+			missing = append(missing, dep)
+		}
+	}
+	return missing, nil
+}
+
+// unsure reports whether the view cannot tell if the line is still there.
+func (v *View) unsure(l Line) bool {
+	return slices.ContainsFunc(v.Problems, func(p Problem) bool {
+		return p.Branch == "" || p.Branch == quarry.Branch(l.Package, l.Version)
+	})
+}
+
+// Known is a build that the queue knows of, as the planner sees it.
+type Known struct {
+	quarry.Build
+	Stop     quarry.State // Cancelled or Obsolete once it has been told to stop; "" otherwise
+	Recorded bool         // its record was made after the view was begun, which may not show it
+}
+
+// Plan is the difference between what git wants and what the queue has.
+type Plan struct {
+	New  []Want // to be made
+	Stop []Stop // obsolete
+	Done []Done // not begun, and their record already stands
+}
+
+// Stop is a build that is no longer wanted, and why.
+type Stop struct {
+	Number int64
+	Reason string
+}
+
+// Done is a build that has been overtaken by a record of its commit.
+type Done struct {
+	Number int64
+	Ref    quarry.RecordRef
+}
+
+// Decide compares a view with the builds of its package that the queue knows:
+// all that are under way, and the ended ones at the targets it wants.
+// Pure: the same arguments give the same plan.
+//
+//   - A build under way at the same commit is what is wanted.
+//   - An errored or cancelled build stays so for its commit, until the commit
+//     is pushed again (a later Pushed) or somebody asks for a rebuild.
+//   - A build under way whose branch is gone, or is at another commit, or no
+//     longer wants the arch, is obsolete.
+func (v *View) Decide(known []Known) Plan {
+	var p Plan
+	at := make(map[quarry.Target][]Known, len(known))
+	for _, k := range known {
+		at[k.Target()] = append(at[k.Target()], k)
+		if k.State.Ended() || k.Stop != "" || k.Package != v.Package {
+			continue
+		}
+		line := lineOf(k.Release)
+		r, ok := v.Releases[line]
+		branch := quarry.Branch(k.Package, k.Version)
+		switch {
+		case !ok && v.unsure(line):
+		case !ok:
+			p.Stop = append(p.Stop, Stop{k.Number, "branch " + branch + " is gone"})
+		case r.Commit != k.Commit:
+			p.Stop = append(p.Stop, Stop{k.Number, "branch " + branch + " moved on to " + short(r.Commit)})
+		case !slices.Contains(r.Archs, k.Arch):
+			p.Stop = append(p.Stop, Stop{k.Number, branch + " is no longer wanted for " + k.Arch})
+		case k.Nonce == "" && (k.State == quarry.Waiting || k.State == quarry.Queued):
+			if ref, ok := v.Recorded[k.Target()]; ok && ref.Source == k.Commit {
+				p.Done = append(p.Done, Done{k.Number, ref})
+			}
+		}
+	}
+	for _, w := range v.Wants {
+		if wanted(w, at[w.Target()]) {
+			p.New = append(p.New, w)
+		}
+	}
+	return p
+}
+
+func wanted(w Want, known []Known) bool {
+	var latest Known
+	for _, k := range known {
+		if k.Commit != w.Release.Commit {
+			continue
+		}
+		if !k.State.Ended() && k.Stop == "" {
+			return false
+		}
+		if k.Number > latest.Number {
+			latest = k
+		}
+	}
+	state := latest.State
+	if latest.Stop != "" && !state.Ended() {
+		state = latest.Stop
+	}
+	switch state {
+	case quarry.Errored, quarry.Cancelled:
+		return w.Release.Pushed.After(latest.Pushed)
+	case quarry.Succeeded, quarry.Failed:
+		// Its record has gone from git since (or was never seen by it): git
+		// is right, unless the view is older than the record.
+		return !latest.Recorded
+	}
+	return true
+}
+
+func short(commit string) string {
+	if len(commit) > 12 {
+		return commit[:12]
+	}
+	return commit
+}
+
+// depNames lists the packages that a dependency may mean. Names and versions
+// may both hold dashes, so a-b-1.0 may be a-b 1.0 or a b-1.0.
+func depNames(dep string) []string {
+	dep = strings.TrimSpace(dep)
+	if i := strings.IndexAny(dep, "<>="); i >= 0 {
+		return []string{strings.TrimSpace(dep[:i])}
+	}
+	names := []string{dep}
+	for i := len(dep) - 1; i > 0; i-- {
+		if dep[i] == '-' {
+			names = append(names, dep[:i])
+		}
+	}
+	return names
+}
+
+// depMayMean reports whether a release could meet a dependency, going by its
+// name only where an operator is used: comparing versions is not the queue's.
+func depMayMean(dep, name, version string) bool {
+	dep = strings.TrimSpace(dep)
+	if i := strings.IndexAny(dep, "<>="); i >= 0 {
+		return strings.TrimSpace(dep[:i]) == name
+	}
+	return dep == name || dep == quarry.Branch(name, version)
+}

@@ -1,0 +1,802 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestPushToRecord(t *testing.T) {
+	w := newWorld(t)
+	q := start(t, w.options(folder(t)))
+	w.push("zlib", "1.3.1", "a", archs2)
+	w.push("bad", "1", "b", []string{"x86_64"})
+	zlib, bad := q.pushed("zlib"), q.pushed("bad")
+	if len(zlib) != 2 || len(bad) != 1 {
+		t.Fatalf("got %d and %d builds, want 2 and 1", len(zlib), len(bad))
+	}
+	for _, b := range zlib {
+		got := q.wait(b.Number)
+		if got.State != quarry.Succeeded || got.Record == "" || got.Attempt != 1 || got.Ended.IsZero() || got.Started.IsZero() {
+			t.Errorf("got %+v", plain(got))
+		}
+	}
+	got := q.wait(bad[0].Number)
+	if got.State != quarry.Failed || got.Reason != "make: make ended with status 2" || got.Record == "" {
+		t.Errorf("got %+v", plain(got))
+	}
+	if again := q.pushed("bad"); len(again) != 0 {
+		t.Errorf("a failure is a record, yet it is built again: %v", again)
+	}
+	if err := w.once(); err != nil {
+		t.Error(err)
+	}
+	if infos, _ := readDirNames(q.opts.Fs, outcomesDir); len(infos) != 0 {
+		t.Errorf("outcomes left behind: %v", infos)
+	}
+}
+
+func TestWaiting(t *testing.T) {
+	w := newWorld(t)
+	block := make(chan struct{})
+	w.onRun = func(ctx context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
+		if b.Package == "libgreet" {
+			<-block
+		}
+		return nil, nil
+	}
+	q := start(t, w.options(folder(t)))
+	x := []string{"x86_64"}
+	w.push("hello", "2.0", "a", x, "libgreet-1.0", "zlib>=1.2")
+	hello := q.pushed("hello")[0]
+	if hello.State != quarry.Waiting || !strings.Contains(hello.Reason, "libgreet-1.0") || !strings.Contains(hello.Reason, "zlib>=1.2") {
+		t.Fatalf("got %+v", plain(hello))
+	}
+	q.until("the plan that knows all", func() bool { return !q.Status().Planned.IsZero() })
+	reason := func(want string) {
+		t.Helper()
+		q.until("reason "+want, func() bool { b, _ := q.Get(hello.Number); return b.Reason == want })
+	}
+	reason("waits for libgreet-1.0, which nobody has pushed, and for zlib>=1.2, which nobody has pushed")
+	w.push("libgreet", "0.9", "b", x)
+	q.pushed("libgreet")
+	reason("waits for libgreet-1.0, a version that nobody has pushed, and for zlib>=1.2, which nobody has pushed")
+	w.push("zlib", "1.3", "c", []string{"aarch64"})
+	q.pushed("zlib")
+	reason("waits for libgreet-1.0, a version that nobody has pushed, and for zlib>=1.2, which is not built for x86_64")
+	w.push("zlib", "1.3", "c2", archs2)
+	q.pushed("zlib")
+	reason("waits for libgreet-1.0, a version that nobody has pushed")
+	r := w.push("libgreet", "1.0", "d", x)
+	greet := q.pushed("libgreet")
+	reason("waits for libgreet-1.0")
+	close(block)
+	for _, b := range greet {
+		q.wait(b.Number)
+	}
+	if b := q.wait(hello.Number); b.State != quarry.Succeeded {
+		t.Errorf("got %+v", plain(b))
+	}
+	if n := w.runs[Want{Release: r, Arch: "x86_64"}.Target()]; n != 1 {
+		t.Errorf("libgreet ran %d times", n)
+	}
+
+	w.push("app", "1", "e", x, "badlib-1.0")
+	app := q.pushed("app")[0]
+	w.push("badlib", "1.0", "f", x)
+	q.wait(q.pushed("badlib")[0].Number)
+	q.until("told of the failure", func() bool {
+		b, _ := q.Get(app.Number)
+		return b.Reason == "waits for badlib-1.0, whose build failed"
+	})
+	// The reason is known from git alone as well.
+	q.stop()
+	fresh := start(t, w.options(folder(t)))
+	fresh.until("told of the failure after a wipe", func() bool {
+		l := fresh.List(Filter{Package: "app"})
+		return len(l) == 1 && l[0].Reason == "waits for badlib-1.0, whose build failed" && l[0].Number > app.Number-2
+	})
+}
+
+// TestObsolete is two pushes to one branch in quick succession: the slow older
+// build must not write over the newer.
+func TestObsolete(t *testing.T) {
+	w := newWorld(t)
+	begun := make(chan quarry.Build, 10)
+	w.onRun = func(ctx context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
+		if strings.HasSuffix(b.Commit, "a") {
+			begun <- b
+			<-ctx.Done()
+			// It is so slow to stop that it finishes.
+			time.Sleep(20 * time.Millisecond)
+			return outcome(b, nil), nil
+		}
+		return nil, nil
+	}
+	q := start(t, w.options(folder(t)))
+	w.push("zlib", "1", "a", []string{"x86_64"})
+	old := q.pushed("zlib")[0]
+	<-begun
+	w.push("zlib", "1", "b", []string{"x86_64"})
+	fresh := q.pushed("zlib")
+	if len(fresh) != 1 || fresh[0].Number == old.Number || fresh[0].State != quarry.Queued {
+		t.Fatalf("got %v", states(fresh))
+	}
+	if b := q.wait(old.Number); b.State != quarry.Obsolete || !strings.Contains(b.Reason, "moved on to") {
+		t.Errorf("got %+v", plain(b))
+	}
+	if b := q.wait(fresh[0].Number); b.State != quarry.Succeeded {
+		t.Errorf("got %+v", plain(b))
+	}
+	if len(w.history) != 1 || !w.settled() {
+		t.Errorf("records: %+v", w.history)
+	}
+	// A deleted branch, with its build waiting.
+	w.push("app", "1", "c", []string{"x86_64"}, "nothing-1")
+	app := q.pushed("app")[0]
+	w.delete("app", "1")
+	q.pushed("app")
+	if b := q.wait(app.Number); b.State != quarry.Obsolete || b.Reason != "branch app-1 is gone" {
+		t.Errorf("got %+v", plain(b))
+	}
+}
+
+// TestProblemsKeepBuilds: a repository that cannot be read for a moment must
+// not take its builds down, nor those of others.
+func TestProblemsKeepBuilds(t *testing.T) {
+	w := newWorld(t)
+	q := start(t, w.options(folder(t)))
+	w.push("app", "1", "c", []string{"x86_64"}, "nothing-1")
+	app := q.pushed("app")[0]
+	w.delete("app", "1")
+	w.push("zlib", "1", "d", []string{"x86_64"})
+	w.mu.Lock()
+	w.problems = []Problem{{"app", "app-1", errors.New("input/output error")}}
+	w.mu.Unlock()
+	builds, err := q.Pushed(t.Context(), "app")
+	if err == nil || err.Error() != "app: branch app-1: input/output error" || len(builds) != 1 || builds[0].Number != app.Number {
+		t.Fatalf("got %v, %v", builds, err)
+	}
+	if err := q.Replan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	q.until("zlib is built", func() bool { return len(w.branchRecords("zlib")) == 1 })
+	if b, _ := q.Get(app.Number); b.State != quarry.Waiting {
+		t.Errorf("got %+v", plain(b))
+	}
+	if p := q.Status().Problems; len(p) != 1 {
+		t.Errorf("got problems %v", p)
+	}
+	w.mu.Lock()
+	w.problems, w.releasesErr = nil, errors.New("no such folder")
+	w.mu.Unlock()
+	if err := q.Replan(t.Context()); err == nil || !strings.Contains(err.Error(), "no such folder") {
+		t.Errorf("got %v", err)
+	}
+	if b, _ := q.Get(app.Number); b.State != quarry.Waiting {
+		t.Errorf("got %+v", plain(b))
+	}
+	w.mu.Lock()
+	w.releasesErr = nil
+	w.mu.Unlock()
+	// It recovers by itself, and now the branch is truly gone.
+	if b := q.wait(app.Number); b.State != quarry.Obsolete {
+		t.Errorf("got %+v", plain(b))
+	}
+	q.until("problems gone", func() bool { return len(q.Status().Problems) == 0 })
+}
+
+func (w *world) branchRecords(pkg string) (list []quarry.Outcome) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, o := range w.history {
+		if o.Build.Package == pkg {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+func TestErroredIsRemembered(t *testing.T) {
+	w := newWorld(t)
+	broken := atomic.Bool{}
+	broken.Store(true)
+	w.onRun = func(context.Context, quarry.Build, func(string)) (*quarry.Outcome, error) {
+		if broken.Load() {
+			return nil, errors.New("the container\nvanished")
+		}
+		return nil, nil
+	}
+	fsys := folder(t)
+	q := start(t, w.options(fsys))
+	w.push("zlib", "1", "a", []string{"x86_64"})
+	n := q.pushed("zlib")[0].Number
+	b := q.wait(n)
+	if b.State != quarry.Errored || b.Attempt != 3 || b.Reason != "tried 3 times, last: the container vanished" {
+		t.Fatalf("got %+v", plain(b))
+	}
+	broken.Store(false)
+	if err := q.Replan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	q.stop()
+	q = start(t, w.options(fsys))
+	if err := q.Replan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l := q.List(Filter{}); len(l) != 1 || l[0].State != quarry.Errored {
+		t.Fatalf("a replan started it again: %v", states(l))
+	}
+	if w.runs[b.Target()] != 3 || len(w.history) != 0 {
+		t.Errorf("runs %v, records %v", w.runs, w.history)
+	}
+	again, err := q.Rebuild(t.Context(), n, "bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Nonce == "" || again.Reason != "rebuild asked for by bob" || again.Number <= n {
+		t.Errorf("got %+v", plain(again))
+	}
+	if b := q.wait(again.Number); b.State != quarry.Succeeded {
+		t.Errorf("got %+v", plain(b))
+	}
+	// The other way to try again is to push again.
+	broken.Store(true)
+	w.push("ed", "1", "a", []string{"x86_64"})
+	q.wait(q.pushed("ed")[0].Number)
+	broken.Store(false)
+	if l := q.pushed("ed"); len(l) != 0 {
+		t.Fatalf("got %v", l)
+	}
+	w.push("ed", "1", "a", []string{"x86_64"})
+	l := q.pushed("ed")
+	if len(l) != 1 {
+		t.Fatalf("got %v", l)
+	}
+	if b := q.wait(l[0].Number); b.State != quarry.Succeeded {
+		t.Errorf("got %+v", plain(b))
+	}
+}
+
+func TestCancel(t *testing.T) {
+	w := newWorld(t)
+	begun := make(chan struct{}, 10)
+	w.onRun = func(ctx context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
+		begun <- struct{}{}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	opts := w.options(folder(t))
+	opts.Workers = 1
+	q := start(t, opts)
+	w.push("zlib", "1", "a", archs2)
+	builds := q.pushed("zlib")
+	<-begun
+	q.untilState(builds[0].Number, quarry.Running)
+	for _, b := range builds {
+		if err := q.Cancel(t.Context(), b.Number, "bob"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range builds {
+		if got := q.wait(b.Number); got.State != quarry.Cancelled || got.Reason != "cancelled by bob" {
+			t.Errorf("got %+v", plain(got))
+		}
+	}
+	if err := q.Replan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if l := q.List(Filter{Live: true}); len(l) != 0 {
+		t.Errorf("started again: %v", l)
+	}
+	if err := q.Cancel(t.Context(), builds[0].Number, "bob"); err == nil || !strings.Contains(err.Error(), "ended already") {
+		t.Errorf("got %v", err)
+	}
+	if err := q.Cancel(t.Context(), 99, "bob"); !errors.Is(err, ErrUnknown) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRebuild(t *testing.T) {
+	w := newWorld(t)
+	q := start(t, w.options(folder(t)))
+	w.push("zlib", "1", "a", archs2)
+	for _, b := range q.pushed("zlib") {
+		q.wait(b.Number)
+	}
+	builds, err := q.RebuildTarget(t.Context(), quarry.Target{Package: "zlib", Version: "1"}, "bob")
+	if err != nil || len(builds) != 2 {
+		t.Fatalf("got %v, %v", builds, err)
+	}
+	for _, b := range builds {
+		if got := q.wait(b.Number); got.State != quarry.Succeeded {
+			t.Errorf("got %+v", plain(got))
+		}
+	}
+	one, err := q.RebuildTarget(t.Context(), quarry.Target{Package: "zlib", Version: "1", Arch: "aarch64"}, "bob")
+	if err != nil || len(one) != 1 || one[0].Arch != "aarch64" {
+		t.Fatalf("got %v, %v", one, err)
+	}
+	q.wait(one[0].Number)
+	if len(w.history) != 5 {
+		t.Errorf("%d records", len(w.history))
+	}
+	for _, c := range []struct {
+		t    quarry.Target
+		want string
+	}{
+		{quarry.Target{Package: "zlib", Version: "2"}, "branch zlib-2 is not there: push it to have it built"},
+		{quarry.Target{Package: "zlib", Version: "1", Arch: "riscv64"}, "zlib-1 is not built for riscv64: see its archs in package.json and those of the channel"},
+		{quarry.Target{Package: "-x", Version: "1"}, `package name "-x" may not begin with '-': use ASCII letters, digits and + - . _, beginning with a letter or digit`},
+	} {
+		if _, err := q.RebuildTarget(t.Context(), c.t, "bob"); err == nil || err.Error() != c.want {
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+	// Asked twice before it begins, it is one.
+	if err := q.Pause(t.Context(), "bob", ""); err != nil {
+		t.Fatal(err)
+	}
+	b1, err1 := q.Rebuild(t.Context(), one[0].Number, "bob")
+	b2, err2 := q.Rebuild(t.Context(), one[0].Number, "carol")
+	if err1 != nil || err2 != nil || b1.Number != b2.Number {
+		t.Errorf("got %v %v, %v %v", b1, err1, b2, err2)
+	}
+}
+
+// TestFarmTrouble: errors of the farm do not count against a build, and show.
+func TestFarmTrouble(t *testing.T) {
+	w := newWorld(t)
+	var down, probes atomic.Int64
+	down.Store(1)
+	w.onRun = func(context.Context, quarry.Build, func(string)) (*quarry.Outcome, error) {
+		if down.Load() == 1 {
+			return nil, fmt.Errorf("cannot start: %w", &FarmError{errors.New("podman is gone")})
+		}
+		return nil, nil
+	}
+	opts := w.options(folder(t))
+	opts.Probe = func(context.Context) error {
+		probes.Add(1)
+		if down.Load() == 1 {
+			return errors.New("podman does not answer")
+		}
+		return nil
+	}
+	q := start(t, opts)
+	w.push("zlib", "1", "a", archs2)
+	builds := q.pushed("zlib")
+	q.until("pause", func() bool {
+		p := q.Status().Paused
+		return len(p) == 1 && p[0].Reason == "podman does not answer"
+	})
+	q.until("probes", func() bool { return probes.Load() > 3 })
+	b, _ := q.Get(builds[0].Number)
+	if b.State != quarry.Queued || b.Attempt != 0 || !strings.Contains(b.Reason, "paused: podman does not answer") {
+		t.Errorf("got %+v", plain(b))
+	}
+	if n := w.runs[b.Target()]; n > 2 {
+		t.Errorf("it was started %d times in spite of the pause", n)
+	}
+	down.Store(0)
+	for _, b := range builds {
+		if got := q.wait(b.Number); got.State != quarry.Succeeded || got.Attempt != 1 {
+			t.Errorf("got %+v", plain(got))
+		}
+	}
+	if p := q.Status().Paused; len(p) != 0 {
+		t.Errorf("still paused: %v", p)
+	}
+}
+
+// TestArchTrouble: an arch without a base stands still and says so; the other
+// goes on.
+func TestArchTrouble(t *testing.T) {
+	w := newWorld(t)
+	var down atomic.Bool
+	down.Store(true)
+	w.onRun = func(_ context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
+		if b.Arch == "aarch64" && down.Load() {
+			return nil, &ArchError{errors.New("no base for aarch64: load one with quarry images load")}
+		}
+		return nil, nil
+	}
+	opts := w.options(folder(t))
+	opts.ProbeArch = func(_ context.Context, arch string) error {
+		if arch == "aarch64" && down.Load() {
+			return errors.New("no base for aarch64: load one with quarry images load")
+		}
+		return nil
+	}
+	q := start(t, opts)
+	var numbers []int64
+	for i := range 5 {
+		pkg := fmt.Sprintf("p%d", i)
+		w.push(pkg, "1", "a", archs2)
+		for _, b := range q.pushed(pkg) {
+			if b.Arch == "x86_64" {
+				q.wait(b.Number)
+			} else {
+				numbers = append(numbers, b.Number)
+			}
+		}
+	}
+	s := q.Status()
+	if len(s.Paused) != 1 || s.Paused[0].Arch != "aarch64" || len(s.Archs) != 1 || !strings.Contains(s.Archs[0].Paused, "no base") {
+		t.Errorf("got %+v", s)
+	}
+	if b, _ := q.Get(numbers[4]); b.Reason != "paused: no base for aarch64: load one with quarry images load" {
+		t.Errorf("got %+v", plain(b))
+	}
+	down.Store(false)
+	for _, n := range numbers {
+		if b := q.wait(n); b.State != quarry.Succeeded {
+			t.Errorf("got %+v", plain(b))
+		}
+	}
+}
+
+// TestRecordTrouble: a record that cannot be made stops no other, is seen, and
+// is tried until it stands.
+func TestRecordTrouble(t *testing.T) {
+	w := newWorld(t)
+	var down atomic.Bool
+	down.Store(true)
+	w.onRecord = func(o *quarry.Outcome) error {
+		switch {
+		case o.Build.Package == "stuck" && down.Load():
+			return errors.New("the ref is locked")
+		case o.Build.Package == "panics" && down.Load():
+			panic("oops")
+		case o.Build.Package == "late":
+			return fmt.Errorf("late-1: %w", ErrObsolete)
+		}
+		return nil
+	}
+	q := start(t, w.options(folder(t)))
+	x := []string{"x86_64"}
+	var builds []quarry.Build
+	for _, pkg := range []string{"stuck", "panics", "fine", "late"} {
+		w.push(pkg, "1", "a", x)
+		builds = append(builds, q.pushed(pkg)...)
+	}
+	if b := q.wait(builds[2].Number); b.State != quarry.Succeeded {
+		t.Errorf("got %+v", plain(b))
+	}
+	if b := q.wait(builds[3].Number); b.State != quarry.Obsolete {
+		t.Errorf("got %+v", plain(b))
+	}
+	q.until("problems show", func() bool { return len(q.Status().Problems) == 2 })
+	if b, _ := q.Get(builds[0].Number); b.State != quarry.Recording {
+		t.Errorf("got %+v", plain(b))
+	}
+	if p := q.Status().Paused; len(p) != 0 {
+		t.Errorf("paused: %+v", p)
+	}
+	// A third one says that it is not the builds.
+	w.mu.Lock()
+	w.onRecord = func(o *quarry.Outcome) error {
+		if down.Load() {
+			return errors.New("the ref is locked")
+		}
+		return nil
+	}
+	w.mu.Unlock()
+	w.push("third", "1", "a", x)
+	builds = append(builds, q.pushed("third")...)
+	q.until("pause", func() bool { return len(q.Status().Paused) == 1 })
+	// One of them is called off.
+	if err := q.Cancel(t.Context(), builds[1].Number, "bob"); err != nil {
+		t.Fatal(err)
+	}
+	if b := q.wait(builds[1].Number); b.State != quarry.Cancelled {
+		t.Errorf("got %+v", plain(b))
+	}
+	down.Store(false)
+	for _, i := range []int{0, 4} {
+		if b := q.wait(builds[i].Number); b.State != quarry.Succeeded {
+			t.Errorf("got %+v", plain(b))
+		}
+	}
+	q.until("no pause and no problem", func() bool { s := q.Status(); return len(s.Paused)+len(s.Problems) == 0 })
+	if err := w.once(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFair: archs take turns, and within one it goes by age.
+func TestFair(t *testing.T) {
+	w := newWorld(t)
+	var mu sync.Mutex
+	var order []string
+	w.onRun = func(_ context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		order = append(order, b.Arch[:1]+b.Package)
+		return nil, nil
+	}
+	opts := w.options(folder(t))
+	opts.Workers = 1
+	q := start(t, opts)
+	if err := q.Pause(t.Context(), "bob", "to line up"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 6 {
+		pkg := fmt.Sprintf("%d", i)
+		w.push(pkg, "1", "a", []string{"x86_64"})
+		q.pushed(pkg)
+	}
+	for i := range 3 {
+		pkg := fmt.Sprintf("%d", i+6)
+		w.push(pkg, "1", "a", []string{"aarch64"})
+		q.pushed(pkg)
+	}
+	if len(order) != 0 {
+		t.Fatalf("started in spite of the pause: %v", order)
+	}
+	if err := q.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	q.until("all built", w.settled)
+	want := []string{"a6", "x0", "a7", "x1", "a8", "x2", "x3", "x4", "x5"}
+	if diff := cmp.Diff(want, order); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestStopPutsBack(t *testing.T) {
+	w := newWorld(t)
+	begun := make(chan struct{}, 10)
+	first := atomic.Bool{}
+	first.Store(true)
+	w.onRun = func(ctx context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
+		if first.Load() {
+			begun <- struct{}{}
+			<-ctx.Done()
+			return nil, fmt.Errorf("stopped: %w", ctx.Err())
+		}
+		return nil, nil
+	}
+	fsys := folder(t)
+	q := start(t, w.options(fsys))
+	w.push("zlib", "1", "a", archs2)
+	builds := q.pushed("zlib")
+	<-begun
+	<-begun
+	q.stop()
+	if _, err := q.Wait(t.Context(), builds[0].Number); !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := q.Pushed(t.Context(), "zlib"); !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v", err)
+	}
+	first.Store(false)
+	q2, err := New(w.options(fsys))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range builds {
+		if got, _ := q2.Get(b.Number); got.State != quarry.Queued || got.Attempt != 0 || got.Reason != "put back: the daemon was stopped" {
+			t.Errorf("got %+v", plain(got))
+		}
+	}
+	q = start(t, w.options(fsys))
+	for _, b := range builds {
+		if got := q.wait(b.Number); got.State != quarry.Succeeded || got.Attempt != 1 {
+			t.Errorf("got %+v", plain(got))
+		}
+	}
+}
+
+func TestPauseLasts(t *testing.T) {
+	w := newWorld(t)
+	fsys := folder(t)
+	q := start(t, w.options(fsys))
+	if err := q.Pause(t.Context(), "bob", "moving house"); err != nil {
+		t.Fatal(err)
+	}
+	q.stop()
+	q = start(t, w.options(fsys))
+	w.push("zlib", "1", "a", []string{"x86_64"})
+	b := q.pushed("zlib")[0]
+	if b.Reason != "paused: moving house" {
+		t.Errorf("got %+v", plain(b))
+	}
+	time.Sleep(20 * time.Millisecond)
+	if b, _ := q.Get(b.Number); b.State != quarry.Queued {
+		t.Errorf("got %+v", plain(b))
+	}
+	if err := q.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	q.wait(b.Number)
+	q.stop()
+	q = start(t, w.options(fsys))
+	if p := q.Status().Paused; len(p) != 0 {
+		t.Errorf("got %v", p)
+	}
+}
+
+// TestSubscribe: a reader that does not read holds up nobody, and is told the
+// last state of every build when it does.
+func TestSubscribe(t *testing.T) {
+	w := newWorld(t)
+	q := start(t, w.options(folder(t)))
+	ctx, cancel := context.WithCancel(t.Context())
+	slow := q.Subscribe(ctx)
+	for i := range 50 {
+		w.push(fmt.Sprintf("p%d", i), "1", "a", archs2)
+	}
+	if err := q.Replan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	q.until("all built", w.settled)
+	last := map[int64]quarry.State{}
+	for len(last) < 100 || anyLive(last) {
+		select {
+		case b, ok := <-slow:
+			if !ok {
+				t.Fatal("closed early")
+			}
+			last[b.Number] = b.State
+		case <-time.After(10 * time.Second):
+			t.Fatalf("not told everything: %v", last)
+		}
+	}
+	cancel()
+	for range slow {
+	}
+	ended := q.Subscribe(t.Context())
+	q.stop()
+	for range ended {
+	}
+}
+
+func anyLive(m map[int64]quarry.State) bool {
+	for _, s := range m {
+		if !s.Ended() {
+			return true
+		}
+	}
+	return false
+}
+
+func TestStepShows(t *testing.T) {
+	w := newWorld(t)
+	goOn := make(chan struct{})
+	w.onRun = func(_ context.Context, _ quarry.Build, onStep func(string)) (*quarry.Outcome, error) {
+		onStep(quarry.StepConfigure)
+		<-goOn
+		return nil, nil
+	}
+	q := start(t, w.options(folder(t)))
+	w.push("zlib", "1", "a", []string{"x86_64"})
+	b := q.pushed("zlib")[0]
+	q.until("step", func() bool { b, _ := q.Get(b.Number); return b.Step == quarry.StepConfigure })
+	close(goOn)
+	if b := q.wait(b.Number); b.Step != "" {
+		t.Errorf("got %+v", plain(b))
+	}
+}
+
+// TestBadStages: what a stage must not do ends its own build, not the queue.
+func TestBadStages(t *testing.T) {
+	w := newWorld(t)
+	w.onRun = func(_ context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
+		switch b.Package {
+		case "panic":
+			var m map[string]int
+			m["x"] = 1
+		case "state":
+			return &quarry.Outcome{Status: quarry.Running}, nil
+		}
+		return nil, nil
+	}
+	opts := w.options(folder(t))
+	run := opts.Run
+	opts.Run = func(ctx context.Context, b quarry.Build, deps []quarry.DepUsed, onStep func(string)) (*quarry.Outcome, error) {
+		if b.Package == "nothing" {
+			return nil, nil
+		}
+		return run(ctx, b, deps, onStep)
+	}
+	q := start(t, opts)
+	for pkg, want := range map[string]string{
+		"panic":   "tried 3 times, last: the runner panicked: assignment to entry in nil map",
+		"state":   `tried 3 times, last: the runner returned an outcome that is "running": it has to be succeeded or failed`,
+		"nothing": "tried 3 times, last: the runner returned neither an outcome nor an error",
+	} {
+		w.push(pkg, "1", "a", []string{"x86_64"})
+		if b := q.wait(q.pushed(pkg)[0].Number); b.State != quarry.Errored || b.Reason != want {
+			t.Errorf("%s: got %+v", pkg, b)
+		}
+	}
+}
+
+// TestHistory: the past is bounded, what has to be remembered is not lost.
+func TestHistory(t *testing.T) {
+	w := newWorld(t)
+	w.onRun = func(_ context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
+		if b.Package == "lost" {
+			return nil, errors.New("gone")
+		}
+		return nil, nil
+	}
+	fsys := folder(t)
+	opts := w.options(fsys)
+	opts.History = 10
+	q := start(t, opts)
+	w.push("lost", "1", "a", []string{"x86_64"})
+	lost := q.pushed("lost")[0].Number
+	q.wait(lost)
+	for i := range 40 {
+		pkg := fmt.Sprintf("p%d", i)
+		w.push(pkg, "1", "a", []string{"x86_64"})
+		q.wait(q.pushed(pkg)[0].Number)
+	}
+	check := func() {
+		t.Helper()
+		if err := q.Replan(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l := q.List(Filter{})
+		if len(l) > 13 || len(l) < 10 {
+			t.Errorf("%d builds are kept", len(l))
+		}
+		if b, err := q.Get(lost); err != nil || b.State != quarry.Errored {
+			t.Errorf("got %+v, %v", b, err)
+		}
+	}
+	check()
+	q.stop()
+	q = start(t, opts)
+	check()
+	if n := q.Status().Last; n != 41 {
+		t.Errorf("last number is %d", n)
+	}
+	if len(w.history) != 40 {
+		t.Errorf("%d records", len(w.history))
+	}
+}
+
+// TestManyPushers: everything pushed at once is recorded once.
+func TestManyPushers(t *testing.T) {
+	w := newWorld(t)
+	opts := w.options(folder(t))
+	opts.Workers = 4
+	q := start(t, opts)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			pkg := fmt.Sprintf("p%d", i)
+			for v := range 3 {
+				w.push(pkg, fmt.Sprint(v), fmt.Sprintf("%x", i), archs2)
+				builds, err := q.Pushed(t.Context(), pkg)
+				if err != nil {
+					t.Error(err)
+				}
+				for _, b := range builds {
+					if _, err := q.Wait(t.Context(), b.Number); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	q.until("all built", w.settled)
+	if err := w.once(); err != nil {
+		t.Error(err)
+	}
+	if len(w.history) != 120 || w.peak > 4 {
+		t.Errorf("%d records, %d builds at once", len(w.history), w.peak)
+	}
+}
