@@ -1,0 +1,99 @@
+package graph
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/recipe"
+)
+
+// Provider tells what there is: the versions of a package that have an artifact
+// for an arch (those of noarch count for every arch), in any order.
+type Provider func(pkg, arch string) ([]quarry.DepUsed, error)
+
+// Resolve finds what meets a dependency as recipes write it. Of an entry
+// without operator, the first reading whose package exists is meant, so that
+// gtk-doc-1.33 is gtk-doc at 1.33 wherever there is no package of that whole
+// name. Of several versions that fit the newest wins (see Compare).
+func Resolve(dep, arch string, there Provider) (quarry.DepUsed, bool, error) {
+	d, err := recipe.SplitDependency(dep)
+	if err != nil {
+		return quarry.DepUsed{}, false, err
+	}
+	for _, c := range d.Candidates() {
+		versions, err := there(c.Name, arch)
+		if err != nil {
+			return quarry.DepUsed{}, false, err
+		}
+		fit := slices.DeleteFunc(slices.Clone(versions), func(v quarry.DepUsed) bool { return !meets(v.Version, d.Op, c.Version) })
+		if len(fit) > 0 {
+			return slices.MaxFunc(fit, func(a, b quarry.DepUsed) int { return Compare(a.Version, b.Version) }), true, nil
+		}
+		if len(versions) > 0 {
+			return quarry.DepUsed{}, false, nil // this package is meant, at a version that is not there
+		}
+	}
+	return quarry.DepUsed{}, false, nil
+}
+
+func meets(version, op, want string) bool {
+	if want == "" {
+		return true
+	}
+	switch c := Compare(version, want); op {
+	case ">=":
+		return c >= 0
+	case "<=":
+		return c <= 0
+	case ">":
+		return c > 0
+	case "<":
+		return c < 0
+	}
+	return version == want // exact means to the letter: 1.0 is not 1.00
+}
+
+// Closure gives all that has to be installed for the direct dependencies to
+// work: them, what they need, and so on, each package once, whatever is needed
+// before what needs it. needs tells what a release needs. A cycle is cut where
+// it closes: both packages are there in the end. Two versions of one package
+// cannot be installed together; that is an error.
+func Closure(direct []quarry.DepUsed, arch string, needs func(quarry.DepUsed) ([]string, error), there Provider) ([]quarry.DepUsed, error) {
+	var order []quarry.DepUsed
+	chosen := map[string]quarry.DepUsed{}
+	var visit func(d quarry.DepUsed, by string) error
+	visit = func(d quarry.DepUsed, by string) error {
+		if other, ok := chosen[d.Package]; ok {
+			if other.Version != d.Version {
+				return fmt.Errorf("%s needs %s %s, but %s is wanted beside it: loosen one of the two", by, d.Package, d.Version, other.Version)
+			}
+			return nil
+		}
+		chosen[d.Package] = d
+		list, err := needs(d)
+		if err != nil {
+			return err
+		}
+		for _, n := range list {
+			next, ok, err := Resolve(n, arch, there)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				return fmt.Errorf("%s %s needs %s, which has no record: build that again first", d.Package, d.Version, n)
+			}
+			if err := visit(next, d.Package); err != nil {
+				return err
+			}
+		}
+		order = append(order, d)
+		return nil
+	}
+	for _, d := range direct {
+		if err := visit(d, "the recipe"); err != nil {
+			return nil, err
+		}
+	}
+	return order, nil
+}
