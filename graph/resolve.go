@@ -1,3 +1,6 @@
+// Package graph answers questions about dependencies: which release meets a
+// constraint, and what has to be installed with it. It is pure: what there is
+// comes in through functions.
 package graph
 
 import (
@@ -15,7 +18,7 @@ type Provider func(pkg, arch string) ([]quarry.DepUsed, error)
 // Resolve finds what meets a dependency as recipes write it. Of an entry
 // without operator, the first reading whose package exists is meant, so that
 // gtk-doc-1.33 is gtk-doc at 1.33 wherever there is no package of that whole
-// name. Of several versions that fit the newest wins (see Compare).
+// name. Of several versions that fit the newest wins (see quarry.CompareVersions).
 func Resolve(dep, arch string, there Provider) (quarry.DepUsed, bool, error) {
 	d, err := recipe.SplitDependency(dep)
 	if err != nil {
@@ -28,7 +31,7 @@ func Resolve(dep, arch string, there Provider) (quarry.DepUsed, bool, error) {
 		}
 		fit := slices.DeleteFunc(slices.Clone(versions), func(v quarry.DepUsed) bool { return !meets(v.Version, d.Op, c.Version) })
 		if len(fit) > 0 {
-			return slices.MaxFunc(fit, func(a, b quarry.DepUsed) int { return Compare(a.Version, b.Version) }), true, nil
+			return slices.MaxFunc(fit, func(a, b quarry.DepUsed) int { return quarry.CompareVersions(a.Version, b.Version) }), true, nil
 		}
 		if len(versions) > 0 {
 			return quarry.DepUsed{}, false, nil // this package is meant, at a version that is not there
@@ -41,7 +44,7 @@ func meets(version, op, want string) bool {
 	if want == "" {
 		return true
 	}
-	switch c := Compare(version, want); op {
+	switch c := quarry.CompareVersions(version, want); op {
 	case ">=":
 		return c >= 0
 	case "<=":
