@@ -1,0 +1,161 @@
+package results
+
+import (
+	"time"
+
+	"github.com/Morphux/quarry"
+)
+
+// Schema is the version of the record format that this package writes. A
+// reader accepts every record of this version, with whatever keys it does not
+// know, and refuses others: the number only changes when an old key changes
+// its meaning.
+const Schema = 1
+
+// Record is what the repository says of one finished build, as it stands in
+// ARCH.toml. All times are in UTC with milliseconds, all durations are seconds
+// with milliseconds, all sizes are bytes. A value that is not known is absent,
+// which reads as the zero value.
+type Record struct {
+	Schema int `toml:"schema"`
+
+	// These say what was built. They and the next few stand before the first
+	// table of the file, so that a client can stop reading there.
+	Status  quarry.State `toml:"status"` // succeeded or failed
+	Package string       `toml:"package"`
+	Version string       `toml:"version"`
+	Arch    string       `toml:"arch"`
+	Channel string       `toml:"channel"`
+	Source  string       `toml:"source"`          // commit in the package's repository that was built
+	Build   int64        `toml:"build"`           // number of the build; a higher one is newer
+	Key     string       `toml:"key"`             // identity of the build, see quarry.BuildKey
+	Nonce   string       `toml:"nonce,omitempty"` // part of the identity of a rebuild on request
+	Attempt int          `toml:"attempt,omitempty"`
+
+	Description   string `toml:"description,omitempty"`
+	Category      string `toml:"category,omitempty"`
+	Artifact      string `toml:"artifact,omitempty"`       // SHA-256 of the archive, hex
+	ArtifactSize  int64  `toml:"artifact_size,omitempty"`  // bytes, compressed
+	InstalledSize int64  `toml:"installed_size,omitempty"` // apparent bytes of all files
+
+	SourceTime time.Time `toml:"source_time,omitzero"` // of the commit; SOURCE_DATE_EPOCH of the build
+	Pushed     time.Time `toml:"pushed,omitzero"`
+	Started    time.Time `toml:"started,omitzero"`
+	Ended      time.Time `toml:"ended,omitzero"`
+
+	Warnings []string `toml:"warnings,omitempty,multiline"`
+
+	Failure      *Failure         `toml:"failure,omitempty"`
+	Packager     quarry.Packager  `toml:"packager"`
+	Time         Times            `toml:"time"`
+	Usage        Usage            `toml:"usage"`
+	Contents     *Contents        `toml:"contents,omitempty"`
+	Recipe       Recipe           `toml:"recipe"`
+	Steps        []Step           `toml:"step,omitempty"`
+	Dependencies []quarry.DepUsed `toml:"dependency,omitempty"`
+	Libraries    []Library        `toml:"library,omitempty"`
+	Host         Host             `toml:"host"`
+}
+
+// Ref is what a planner needs of the record.
+func (r *Record) Ref() quarry.RecordRef {
+	return quarry.RecordRef{Status: r.Status, Source: r.Source, Build: r.Build, Key: r.Key}
+}
+
+// Target is the place of the record.
+func (r *Record) Target() quarry.Target {
+	return quarry.Target{Channel: r.Channel, Package: r.Package, Version: r.Version, Arch: r.Arch}
+}
+
+// Failure says why a build failed.
+type Failure struct {
+	Step      string       `toml:"step"`
+	Cause     quarry.Cause `toml:"cause"`
+	Message   string       `toml:"message"`
+	Status    int          `toml:"exit_status"` // of the step; 0 when it had none, 128+n after signal n
+	Command   string       `toml:"command,omitempty"`
+	Reproduce string       `toml:"reproduce,omitempty"`
+	Paths     []string     `toml:"paths,omitempty,multiline"`
+	Log       []string     `toml:"log,omitempty,multiline"` // the last 200 lines at most
+}
+
+// Times are durations in seconds. The named steps are wall time.
+type Times struct {
+	Total     float64 `toml:"total"` // from the start of the attempt to its end, the farm's own steps too
+	Steps     float64 `toml:"steps"` // all steps of the recipe, before to after
+	Configure float64 `toml:"configure"`
+	Make      float64 `toml:"make"`
+	Test      float64 `toml:"test"`
+	Install   float64 `toml:"install"`
+	User      float64 `toml:"user"` // CPU of all steps
+	Sys       float64 `toml:"sys"`
+	// SBU is the steps without the tests, in units of SBUSeconds, which is how
+	// long the same took for the farm's standard package. 0 when the farm has no
+	// standard.
+	SBU        float64 `toml:"sbu,omitempty"`
+	SBUSeconds float64 `toml:"sbu_seconds,omitempty"`
+}
+
+// Usage is what the build used, in bytes.
+type Usage struct {
+	PeakMemory int64 `toml:"peak_memory,omitempty"`
+	SourceSize int64 `toml:"source_size,omitempty"`
+}
+
+// Contents sums up what the package installs; the files themselves are in
+// ARCH.files.toml.
+type Contents struct {
+	Files      int64 `toml:"files"`                 // regular files, further names of one not counted
+	DiskSize   int64 `toml:"disk_size"`             // bytes on disk
+	SizeBefore int64 `toml:"size_before,omitempty"` // of the system before the install
+	SizeAfter  int64 `toml:"size_after,omitempty"`  // and after
+
+	Classes  map[string]int64 `toml:"classes,omitempty,inline"` // number of files by class
+	Sonames  []Raw            `toml:"sonames,omitempty"`        // of the shared libraries in it
+	Warnings []string         `toml:"warnings,omitempty,multiline"`
+}
+
+// Recipe is what the recipe says beyond how to build, unchanged.
+type Recipe struct {
+	Digest      string            `toml:"sha256,omitempty"` // of package.json
+	Needed      []string          `toml:"needed,omitempty"`
+	Recommended []string          `toml:"recommended,omitempty"`
+	Optional    []string          `toml:"optional,omitempty"`
+	Kernel      []string          `toml:"kernel,omitempty"`
+	Groups      []quarry.Group    `toml:"groups,omitempty"`
+	Users       []quarry.User     `toml:"users,omitempty"`
+	Files       []quarry.FileRule `toml:"files,omitempty"`
+}
+
+// Step is one step as it went; times in seconds.
+type Step struct {
+	Name   string  `toml:"name"`
+	Status int     `toml:"exit_status"`
+	Wall   float64 `toml:"wall"`
+	User   float64 `toml:"user"`
+	Sys    float64 `toml:"sys"`
+	RSS    int64   `toml:"rss,omitempty"` // largest process, bytes
+	Killed string  `toml:"killed,omitempty"`
+}
+
+// Library says where a needed library comes from.
+type Library struct {
+	Soname Raw    `toml:"soname"`
+	Arch   string `toml:"arch,omitempty"`
+	From   string `toml:"from"` // package, dependency, base or nowhere
+	Path   Raw    `toml:"path,omitempty"`
+	Owner  string `toml:"owner,omitempty"`
+	Count  int64  `toml:"count"`        // how many files need it
+	By     []Raw  `toml:"by,omitempty"` // the first of them, 8 at most; all are in ARCH.files.toml
+}
+
+// Host says where and in what the build ran.
+type Host struct {
+	Builder   string `toml:"builder,omitempty"`
+	Base      string `toml:"base,omitempty"`
+	Emulation string `toml:"emulation,omitempty"`
+	Kernel    string `toml:"kernel,omitempty"`
+	Runtime   string `toml:"runtime,omitempty"`
+	CPUs      int    `toml:"cpus,omitempty"`
+	Quarry    string `toml:"quarry,omitempty"`
+}

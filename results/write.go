@@ -1,0 +1,228 @@
+package results
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/Morphux/quarry"
+)
+
+// ErrObsolete is wrapped by the error of [Repo.Record] for an outcome that
+// comes after the record of a newer build: a slow old build never overwrites a
+// newer one.
+var ErrObsolete = errors.New("a newer build has a record")
+
+// casTries is how often Record begins again because somebody else has moved
+// the branch meanwhile. The farm is the only regular writer, so one is rare.
+const casTries = 20
+
+// Record writes one outcome as one commit on its channel and returns the
+// commit's id. When it returns without an error, the commit and the branch are
+// on disk.
+//
+// A success goes to packages/, with the list of its files, and removes the
+// failure of the same target. A failure goes to failures/ and leaves an older
+// success where it is. An outcome whose key already has a record writes nothing
+// and returns the commit that wrote it (or, should that lie further back than
+// ten thousand commits, the newest commit, which holds the record as well).
+// An outcome with a lower build number than the newest record of its target is
+// refused with [ErrObsolete].
+//
+// Other errors are the farm's: a full disk (wrapping ENOSPC), a branch kept
+// locked ([ErrLocked]). They leave nothing that a reader could see, except that
+// after a failed sync of the branch's folder the commit may stand: recording
+// the outcome once more settles it.
+func (r *Repo) Record(ctx context.Context, o *quarry.Outcome) (string, error) {
+	rec, err := NewRecord(o, r.opts.SBU)
+	if err != nil {
+		return "", err
+	}
+	edits, err := recordEdits(rec, o)
+	if err != nil {
+		return "", fmt.Errorf("%v cannot be recorded: %w", o.Build, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for try := range casTries {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		h, err := r.record(ctx, rec, o.Build, edits)
+		if err == nil {
+			return h.String(), nil
+		}
+		if !errors.Is(err, errMoved) {
+			return "", fmt.Errorf("%v cannot be recorded in %s: %w", o.Build, r.path, err)
+		}
+		time.Sleep(rand.N(time.Duration(try+1) * 5 * time.Millisecond))
+	}
+	return "", fmt.Errorf("%v cannot be recorded in %s: others moved the branch %s %d times meanwhile", o.Build, r.path, rec.Channel, casTries)
+}
+
+func recordEdits(rec *Record, o *quarry.Outcome) ([]edit, error) {
+	t := rec.Target()
+	text, err := rec.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxRecord {
+		return nil, fmt.Errorf("its record has %d bytes: %d is the most", len(text), maxRecord)
+	}
+	if rec.Status == quarry.Failed {
+		return []edit{{FailurePath(t), text}}, nil
+	}
+	var files []quarry.File
+	if o.Facts != nil {
+		files = o.Facts.Files
+	}
+	list, err := MarshalFiles(t.Package, t.Version, t.Arch, files)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) > maxObject {
+		return nil, fmt.Errorf("its list of files has %d bytes: %d is the most", len(list), maxObject)
+	}
+	return []edit{{RecordPath(t), text}, {FilesPath(t), list}, {FailurePath(t), nil}}, nil
+}
+
+// record makes one attempt. errMoved says that the branch moved under it.
+func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []edit) (plumbing.Hash, error) {
+	tip, err := readRef(r.path, rec.Channel)
+	if err != nil {
+		return tip, err
+	}
+	var root plumbing.Hash
+	if !tip.IsZero() {
+		snap, err := r.odb.snapshot(rec.Channel, tip)
+		if err != nil {
+			return tip, err
+		}
+		if h, err := r.already(snap, rec); err != nil || !h.IsZero() {
+			return h, err
+		}
+		root = snap.root
+	}
+	var set objectSet
+	tree, err := r.odb.apply(root, edits, &set)
+	if err != nil {
+		return tip, err
+	}
+	now := r.opts.Now()
+	author := rec.Packager
+	authored := b.Pushed
+	if authored.IsZero() {
+		authored = now
+	}
+	h := set.add(plumbing.CommitObject, commitObject(tree, tip,
+		signature(author.Name, author.Email, author.User, authored),
+		signature(r.opts.Name, r.opts.Email, "Quarry", now),
+		r.message(rec, b)))
+	if err := r.store(&set); err != nil {
+		return tip, err
+	}
+	if r.packs++; r.opts.MaxPacks > 0 && r.packs >= r.opts.MaxPacks {
+		r.packs = 0
+		r.startMaintenance()
+	}
+	if tip.IsZero() {
+		if err := r.adoptHead(rec.Channel); err != nil {
+			return tip, err
+		}
+	}
+	return h, r.casRef(ctx, rec.Channel, tip, h)
+}
+
+// already looks whether the record to be written stands already, or a newer
+// one. The zero hash says that it is to be written.
+func (r *Repo) already(snap *Snapshot, rec *Record) (plumbing.Hash, error) {
+	t := rec.Target()
+	var newest *quarry.RecordRef
+	for _, path := range []string{RecordPath(t), FailurePath(t)} {
+		h, err := r.odb.lookup(snap.root, path, false)
+		if err != nil {
+			return h, err
+		}
+		if h.IsZero() {
+			continue
+		}
+		head, err := r.odb.head(h)
+		if err != nil {
+			// A record that cannot be read, written by hand perhaps, must not
+			// stop the farm: the new one replaces it.
+			r.opts.Logger.Warn("a record cannot be read and is replaced", "path", path, "channel", rec.Channel, "error", err)
+			continue
+		}
+		if head.Ref.Key == rec.Key {
+			found, err := r.commitOf(snap, rec.Key)
+			if found.IsZero() {
+				found = snap.commit
+			}
+			return found, err
+		}
+		if newest == nil || head.Ref.Build > newest.Build {
+			newest = &head.Ref
+		}
+	}
+	if newest == nil || newest.Build <= rec.Build {
+		return plumbing.ZeroHash, nil
+	}
+	// It may have been recorded before the newer one was.
+	found, err := r.commitOf(snap, rec.Key)
+	if err == nil && found.IsZero() {
+		err = fmt.Errorf("%w: %s has the record of build %d", ErrObsolete, t, newest.Build)
+	}
+	return found, err
+}
+
+// commitOf finds the commit that recorded a key by the trailers of the commits.
+// What is asked for after a crash is among the last few.
+func (r *Repo) commitOf(snap *Snapshot, key string) (found plumbing.Hash, err error) {
+	err = r.odb.walk(snap.commit, func(h plumbing.Hash, c *commit) bool {
+		if strings.Contains(c.message, key) && trailers(c.message)[TrailerBuildKey] == key {
+			found = h
+			return true
+		}
+		return false
+	})
+	return found, err
+}
+
+// adoptHead points HEAD to the first channel that gets a record, if it points
+// to none that has, so that a plain clone checks something out.
+func (r *Repo) adoptHead(channel string) error {
+	chs, err := r.Channels()
+	if err != nil || len(chs) > 0 {
+		return err
+	}
+	head := filepath.Join(r.path, "HEAD")
+	want := "ref: refs/heads/" + channel + "\n"
+	if b, err := os.ReadFile(head); err != nil || string(b) == want {
+		return err
+	}
+	tmp := filepath.Join(r.own.dir, "HEAD")
+	if err := writeSynced(tmp, []byte(want), 0o666); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, head); err != nil {
+		return err
+	}
+	return syncDir(r.path)
+}
+
+// Lookup says what the planner needs of the newest record of a target, be it a
+// success or a failure. false, without an error, says that there is none.
+func (r *Repo) Lookup(channel, pkg, version, arch string) (quarry.RecordRef, bool, error) {
+	s, err := r.Snapshot(channel)
+	if err != nil {
+		return quarry.RecordRef{}, false, err
+	}
+	return s.Lookup(pkg, version, arch)
+}
