@@ -1,25 +1,314 @@
-// Package images keeps the bases and makes the workspaces in which builds run,
-// through podman.
 package images
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
 
-// Store keeps bases and makes workspaces.
-type Store struct{}
+	"github.com/containers/podman/v4/pkg/bindings/containers"
+	"golang.org/x/sync/semaphore"
 
-type cgroupPaths struct{}
+	"github.com/Morphux/quarry/internal/podman"
+)
 
-// Workspace makes a clean workspace for one build.
-func (s *Store) Workspace(ctx context.Context, spec Spec) (*Workspace, error) { panic("soon") }
+// Labels on everything that podman keeps for a farm.
+const (
+	labelFarm   = "quarry.farm"   // on containers: whose they are
+	labelBuild  = "quarry.build"  // on containers: Spec.Name
+	labelArch   = "quarry.arch"   // on bases and containers
+	labelSource = "quarry.source" // on bases
+	repository  = "localhost/quarry/base"
+)
 
-// Close ends the workspace.
-func (w *Workspace) Close(ctx context.Context) error { panic("soon") }
+// Paths inside a workspace.
+const (
+	// GuestPath is where the guest program is seen.
+	GuestPath = "/.quarry/guest"
+	// HomePath is where Workspace.Dir is seen.
+	HomePath = "/quarry"
+	// SocketName is the name of the guest's socket in Workspace.Dir. It is gone
+	// as soon as the guest has connected.
+	SocketName = "ctl.sock"
+)
 
-// Kill ends every process in the workspace.
-func (w *Workspace) Kill(ctx context.Context) error { panic("soon") }
+// Options say how to make workspaces.
+type Options struct {
+	// WorkDir is the folder for the workspaces' own folders; only this store
+	// uses it, and Sweep empties it.
+	WorkDir string
+	// Guest is the static program that is a workspace's first process: it is
+	// run as GuestPath guest SOCKET. As a rule it is Quarry itself.
+	Guest string
+	// UIDBase and UIDCount are the host's ids that stand for 0 and up in a
+	// workspace; groups likewise. 0: 100000 and 65536, or what fits when the
+	// daemon itself lives in a user namespace.
+	UIDBase, UIDCount int
+	// Limits stand for those that a Spec leaves out; those that are left out
+	// here too come from DefaultLimits.
+	Limits Limits
+	// StartTimeout bounds the time from asking for a workspace until its guest
+	// has connected. 0: one minute.
+	StartTimeout time.Duration
+	Log          *slog.Logger
+}
 
-// Died says why the first process is gone.
-func (w *Workspace) Died(ctx context.Context) (Death, error) { panic("soon") }
+// Store keeps bases and makes workspaces. Its methods may be used from several
+// goroutines.
+type Store struct {
+	conn    *podman.Conn
+	opts    Options
+	log     *slog.Logger
+	cgroups podman.Cgroups
+	limits  Limits
+	limited error // why resources cannot be limited here, nil when they can
 
-// Usage says what it used.
-func (w *Workspace) Usage() (Usage, error) { panic("soon") }
+	loading *semaphore.Weighted // one base at a time: each takes its size twice on disk
+	removal *semaphore.Weighted
+	pending sync.WaitGroup // background removals
+
+	mu       sync.Mutex // guards the following
+	bases    map[string]Base
+	open     map[*Workspace]bool
+	draining chan struct{} // closed when pending is done; nil when nobody asked
+}
+
+// New makes a store over a podman service. It touches nothing of what an
+// earlier daemon left: that is what Sweep is for.
+func New(conn *podman.Conn, opts Options) (*Store, error) {
+	s := &Store{
+		conn: conn, opts: opts, log: opts.Log,
+		bases: map[string]Base{}, open: map[*Workspace]bool{},
+		loading: semaphore.NewWeighted(1), removal: semaphore.NewWeighted(2),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if s.opts.WorkDir, err = filepath.Abs(opts.WorkDir); err != nil {
+		return nil, err
+	}
+	if opts.Guest != "" {
+		if s.opts.Guest, err = filepath.Abs(opts.Guest); err != nil {
+			return nil, err
+		}
+		st, err := os.Stat(s.opts.Guest)
+		if err != nil {
+			return nil, fmt.Errorf("guest program cannot be found: %w", err)
+		}
+		if !st.Mode().IsRegular() || st.Mode().Perm()&0o111 != 0o111 {
+			return nil, fmt.Errorf("guest program %s must be a regular file that everybody may run (chmod a+rx): a workspace's root is nobody on the host", s.opts.Guest)
+		}
+	}
+	// Not 0755: what builds write is nobody else's business. Not 0700 either:
+	// the runtime opens the folder as the workspace's root.
+	if err := os.MkdirAll(s.opts.WorkDir, 0o711); err != nil {
+		return nil, fmt.Errorf("work folder cannot be made: %w", err)
+	}
+	if s.opts.StartTimeout == 0 {
+		s.opts.StartTimeout = time.Minute
+	}
+	if s.cgroups, err = podman.DetectCgroups(); err != nil {
+		return nil, err
+	}
+	if s.limited = s.cgroups.Limits(); s.limited != nil {
+		s.log.Warn("builds run without limits on memory, processes and CPU", "why", s.limited)
+	}
+	s.limits = opts.Limits.or(DefaultLimits())
+	if err := s.mapping(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// mapping decides which ids of the host a workspace's are.
+func (s *Store) mapping() error {
+	given := s.opts.UIDBase != 0
+	if !given {
+		s.opts.UIDBase = 100000
+	}
+	if s.opts.UIDCount == 0 {
+		s.opts.UIDCount = 65536
+	}
+	if s.opts.UIDBase < 0 || s.opts.UIDCount < 1000 {
+		return fmt.Errorf("ids from %d on, %d of them, are no user namespace: give at least 1000 that nobody else uses", s.opts.UIDBase, s.opts.UIDCount)
+	}
+	for _, file := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
+		m, err := podman.IDMap(file)
+		if err != nil {
+			return fmt.Errorf("own id mapping cannot be read: %w", err)
+		}
+		// In the initial namespace the one range is everything. Inside
+		// `podman unshare` 0 is the user and the subordinate ids follow.
+		var most podman.IDRange
+		fits := false
+		for _, r := range m {
+			if int64(s.opts.UIDBase) >= r.Inside && int64(s.opts.UIDBase+s.opts.UIDCount) <= r.Inside+r.Count {
+				fits = true
+			}
+			if r.Count > most.Count {
+				most = r
+			}
+		}
+		switch {
+		case fits:
+		case given:
+			return fmt.Errorf("ids from %d on, %d of them, do not lie in this user namespace: leave the setting out", s.opts.UIDBase, s.opts.UIDCount)
+		case most.Count < 1000:
+			return fmt.Errorf("this user has %d subordinate ids and a workspace needs at least 1000: add a line to /etc/subuid and /etc/subgid (usermod --add-subuids 200000-265535 --add-subgids 200000-265535 USER)", most.Count)
+		default:
+			s.opts.UIDBase, s.opts.UIDCount = int(most.Inside), int(min(most.Count, 65536))
+		}
+	}
+	return nil
+}
+
+// Sweep removes what an earlier daemon of this state folder left behind:
+// containers, also half-made ones, the workspaces' folders, control groups, and
+// images that no base needs any more. Workspaces of this store stay. Call it
+// before the first Workspace.
+func (s *Store) Sweep(ctx context.Context) error {
+	call, err := s.conn.Context(ctx)
+	if err != nil {
+		return err
+	}
+	list := new(containers.ListOptions).WithAll(true)
+	if s.conn.Own() {
+		// Everything in an own storage is the farm's, even what lost its
+		// labels by having been killed while it was made.
+		list = list.WithExternal(true)
+	} else {
+		list = list.WithFilters(map[string][]string{"label": {labelFarm + "=" + s.conn.Farm()}})
+	}
+	found, err := containers.List(call, list)
+	if err != nil {
+		return fmt.Errorf("leftover containers cannot be listed: %w", gone(err))
+	}
+	mine := map[string]bool{}
+	dirs := map[string]bool{}
+	s.mu.Lock()
+	for w := range s.open {
+		mine[w.ContainerID] = true
+		dirs[filepath.Base(w.Dir)] = true
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, c := range found {
+		if mine[c.ID] {
+			continue
+		}
+		if err := s.removeContainer(ctx, c.ID, ""); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	entries, err := os.ReadDir(s.opts.WorkDir)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, e := range entries {
+		if dirs[e.Name()] {
+			continue
+		}
+		if err := removeTree(filepath.Join(s.opts.WorkDir, e.Name())); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	s.sweepCgroups()
+	s.prune(ctx)
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("what an earlier run left cannot all be removed: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) sweepCgroups() {
+	if s.conn.Own() {
+		s.cgroups.Sweep(s.conn.Farm())
+	}
+}
+
+// removeContainer removes a container by force. upper is its writable layer on
+// the host when it is known.
+func (s *Store) removeContainer(ctx context.Context, id, upper string) error {
+	call, err := s.conn.Context(ctx)
+	if err != nil {
+		return err
+	}
+	opts := new(containers.RemoveOptions).WithForce(true).WithIgnore(true).WithVolumes(true).WithTimeout(0)
+	var last error
+	for try := range 4 {
+		reports, err := containers.Remove(call, id, opts)
+		if err == nil {
+			for _, r := range reports {
+				if r.Err != nil {
+					err = r.Err
+				}
+			}
+		}
+		if err == nil || podman.Code(err) == 404 || strings.Contains(err.Error(), "no such container") {
+			return nil
+		}
+		last = gone(err)
+		if podman.IsGone(err) || ctx.Err() != nil {
+			break
+		}
+		// A tree that is nested too deep for podman's way of deleting is the
+		// one thing that a build can leave which it cannot remove.
+		if upper != "" && try > 0 {
+			clearTree(upper)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(try+1) * 100 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("container %.12s cannot be removed: %w", id, last)
+}
+
+// Drain waits until everything that closed workspaces left is removed.
+func (s *Store) Drain(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		s.pending.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		s.sweepCgroups()
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("closed workspaces are still being removed: %w", ctx.Err())
+	}
+}
+
+// Close closes the workspaces that are still open and waits for their removal.
+func (s *Store) Close(ctx context.Context) error {
+	s.mu.Lock()
+	var open []*Workspace
+	for w := range s.open {
+		open = append(open, w)
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, w := range open {
+		errs = append(errs, w.Close(ctx))
+	}
+	return errors.Join(append(errs, s.Drain(ctx))...)
+}
+
+// Limited tells why memory, processes and CPU cannot be limited on this
+// machine; it is nil when they can.
+func (s *Store) Limited() error { return s.limited }
+
+// gone marks errors that mean that podman went away.
+func gone(err error) error {
+	if err != nil && podman.IsGone(err) && !errors.Is(err, podman.ErrGone) {
+		return fmt.Errorf("%w: %w", podman.ErrGone, err)
+	}
+	return err
+}

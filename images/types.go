@@ -12,7 +12,7 @@ import (
 // architecture makes another Base; builds that run keep theirs.
 type Base struct {
 	Arch    string    `json:"arch"`    // as uname -m prints it, e.g. x86_64
-	Digest  string    `json:"digest"`  // id of the image, sha256:... ; the same content and settings have the same one
+	Digest  string    `json:"digest"`  // id of the image, sha256:... ; it covers all content
 	Created time.Time `json:"created"` // when it was loaded
 	Size    int64     `json:"size"`    // bytes, unpacked
 	Source  string    `json:"source"`  // where it comes from, e.g. morphux-x86_64.tar.xz or mmdebstrap bookworm
@@ -57,15 +57,21 @@ type Workspace struct {
 	Limits      Limits // as they really stand
 	Made        Timing // where the time of making it went
 
-	store  *Store
-	cgroup cgroupPaths
+	store     *Store
+	container string // name; empty before podman was asked for one
+	cgroup    cgroupPaths
+	gen    int64 // of the service
+	pid    int   // of the first process as this process sees it; -1 when not known
+	stop   func()
+
+	fdMu   sync.Mutex // guards the following
+	initFD int        // pidfd of the first process; -1 when there is none
 
 	mu     sync.Mutex // guards the following
 	over   string     // set by the watcher: why the disk limit killed it
 	killed bool       // by Kill or Close
 	closed bool
-	usage  Usage // last that was read; stays after the cgroup is gone
-	stop   func()
+	usage  Usage // highest values read until now; they stay after the cgroup is gone
 }
 
 // Timing says where the time of making a workspace went.
@@ -103,7 +109,8 @@ func (d Death) String() string {
 // Usage is what a workspace used until now, as its cgroup tells. A value that
 // the kernel does not tell is 0.
 type Usage struct {
-	PeakMemory int64         // bytes
+	PeakMemory int64         // bytes, file cache included: the kernel's own high-water mark
+	Anonymous  int64         // bytes without file cache; the highest of samples taken every second
 	CPU        time.Duration // of all processes
 	OOMKills   int64         // processes killed for want of memory
 	PidsHits   int64         // forks refused by the limit on processes

@@ -32,6 +32,9 @@ type Cgroups struct {
 	V1 map[string]string
 	// V2 is the mount point of the unified tree, empty when there is none.
 	V2 string
+	// points are the mount points of all trees, those without a controller
+	// (name=systemd) included: runtimes make groups in them too.
+	points []string
 	// roots says which part of a tree its mount point shows, "/" as a rule.
 	roots map[string]string
 }
@@ -56,6 +59,9 @@ func parseCgroups(mountinfo []byte) Cgroups {
 			continue
 		}
 		root, point := f[3], f[4]
+		if g[0] == "cgroup" || g[0] == "cgroup2" {
+			c.points = append(c.points, point)
+		}
 		switch g[0] {
 		case "cgroup2":
 			if c.V2 == "" {
@@ -115,13 +121,7 @@ func (c Cgroups) Dir(procCgroup []byte, controller string) string {
 
 // Points are the mount points of all trees, each once.
 func (c Cgroups) Points() []string {
-	var points []string
-	for _, p := range c.V1 {
-		points = append(points, p)
-	}
-	if c.V2 != "" {
-		points = append(points, c.V2)
-	}
+	points := slices.Clone(c.points)
 	slices.Sort(points)
 	return slices.Compact(points)
 }

@@ -389,3 +389,6 @@ func Code(err error) int {
 	}
 	return 0
 }
+
+// Dir is the folder of everything that podman keeps for this farm.
+func (c *Conn) Dir() string { return c.dir }

@@ -67,9 +67,13 @@ type setup struct {
 	lock      *os.File
 }
 
-func prepare(ctx context.Context, c *Conn) (*setup, error) {
+func prepare(ctx context.Context, c *Conn) (_ *setup, err error) {
 	s := &setup{dir: c.dir, farm: c.farm, lock: c.lock}
-	var err error
+	defer func() {
+		if err != nil {
+			s.sweep()
+		}
+	}()
 	if s.podman, err = FindPodman(c.cfg.Podman); err != nil {
 		return nil, err
 	}
@@ -100,6 +104,11 @@ func prepare(ctx context.Context, c *Conn) (*setup, error) {
 	}
 	// Downloads and imports that an earlier service left half-way.
 	clearDir(filepath.Join(s.dir, "tmp"))
+	if left, err := filepath.Glob(filepath.Join(globEscape(s.dir), "tmp-*")); err == nil {
+		for _, p := range left {
+			os.RemoveAll(p)
+		}
+	}
 	if s.driver, s.fuse, err = chooseDriver(c.cfg.Driver, s.dir); err != nil {
 		return nil, err
 	}
@@ -499,4 +508,9 @@ func clearDir(dir string) {
 	for _, e := range entries {
 		os.RemoveAll(filepath.Join(dir, e.Name()))
 	}
+}
+
+// globEscape makes a path stand for itself in a pattern.
+func globEscape(path string) string {
+	return strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `\`, `\\`).Replace(path)
 }

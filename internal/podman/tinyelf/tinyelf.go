@@ -4,7 +4,10 @@
 // "does this container runtime work here?", without a base or a compiler.
 package tinyelf
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // Machine is how ELF tells one architecture from another.
 type Machine struct {
@@ -134,4 +137,19 @@ func (m Machine) build(text []byte) []byte {
 	o.PutUint32(p[24:], 5)
 	o.PutUint32(p[28:], 0x1000)
 	return append(b, text...)
+}
+
+// Name says in words which machine it is: the arch, or the last by name of several
+// that are the same to ELF, or the bare numbers.
+func Name(m Machine) string {
+	best := ""
+	for arch, x := range machines {
+		if x == m && (best == "" || arch > best) {
+			best = arch
+		}
+	}
+	if best == "" {
+		return fmt.Sprintf("%d-bit ELF machine %d", m.Bits, m.EM)
+	}
+	return best
 }

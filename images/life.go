@@ -1,0 +1,369 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containers/podman/v4/pkg/bindings/containers"
+	"golang.org/x/sys/unix"
+
+	"github.com/Morphux/quarry/internal/podman"
+)
+
+// cgroupPaths are the folders of a workspace's control groups; empty where
+// there is none.
+type cgroupPaths struct {
+	v2                bool
+	memory, pids, cpu string
+}
+
+func readCgroup(c podman.Cgroups, pid int) cgroupPaths {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return cgroupPaths{}
+	}
+	p := cgroupPaths{v2: c.Mode == podman.CgroupV2, memory: c.Dir(data, "memory"), pids: c.Dir(data, "pids"), cpu: c.Dir(data, "cpuacct")}
+	return p
+}
+
+// read takes what the cgroup tells at this moment.
+func (p cgroupPaths) read() Usage {
+	var u Usage
+	if p.v2 {
+		u.PeakMemory = number(p.memory, "memory.peak") // Linux 5.19 and later
+		u.Anonymous = field(p.memory, "memory.stat", "anon")
+		u.OOMKills = field(p.memory, "memory.events", "oom_kill")
+		u.PidsHits = field(p.pids, "pids.events", "max")
+		u.CPU = time.Duration(field(p.cpu, "cpu.stat", "usage_usec")) * time.Microsecond
+		return u
+	}
+	u.PeakMemory = number(p.memory, "memory.max_usage_in_bytes")
+	u.Anonymous = field(p.memory, "memory.stat", "total_rss")
+	u.OOMKills = field(p.memory, "memory.oom_control", "oom_kill")
+	u.PidsHits = field(p.pids, "pids.events", "max")
+	u.CPU = time.Duration(number(p.cpu, "cpuacct.usage"))
+	return u
+}
+
+func number(dir, file string) int64 {
+	if dir == "" {
+		return 0
+	}
+	data, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	return n
+}
+
+func field(dir, file, key string) int64 {
+	if dir == "" {
+		return 0
+	}
+	data, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), key+" "); ok {
+			n, _ := strconv.ParseInt(v, 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// Usage tells what the workspace has used until now. After its end it tells
+// what was seen last. An error means that this machine cannot tell at all.
+func (w *Workspace) Usage() (Usage, error) {
+	if w.store.limited != nil {
+		return Usage{}, fmt.Errorf("use of resources is not known: %w", w.store.limited)
+	}
+	return w.sample(), nil
+}
+
+// sample reads the counters and keeps the highest value of each: after the
+// container's end its cgroup is gone, and they read as 0.
+func (w *Workspace) sample() Usage {
+	now := w.cgroup.read()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	u := &w.usage
+	u.PeakMemory = max(u.PeakMemory, now.PeakMemory)
+	u.Anonymous = max(u.Anonymous, now.Anonymous)
+	u.CPU = max(u.CPU, now.CPU)
+	u.OOMKills = max(u.OOMKills, now.OOMKills)
+	u.PidsHits = max(u.PidsHits, now.PidsHits)
+	if u.PeakMemory == 0 {
+		u.PeakMemory = u.Anonymous // a kernel without memory.peak
+	}
+	return *u
+}
+
+// How often the watcher looks.
+const (
+	watchEvery   = time.Second
+	diskEvery    = 2 * time.Second
+	diskPatience = 20 // measuring may take 1/20 of the time
+)
+
+// watch samples the counters and enforces the disk limit until the workspace
+// is closed. ext4 has no quota for an overlay, and project quotas of xfs want
+// mount options that few machines have, so the trees are measured: every two
+// seconds, or less often when measuring takes long. A build can go over its
+// limit for that while, but not beyond what it can write meanwhile; no single
+// file can go over it at all (RLIMIT_FSIZE).
+func (w *Workspace) watch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	w.stop = func() { cancel(); <-done }
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(watchEvery)
+		defer tick.Stop()
+		next := time.Now().Add(diskEvery)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			w.sample()
+			if time.Now().Before(next) {
+				continue
+			}
+			began := time.Now()
+			used, err := w.measure()
+			if err == nil && used > w.Limits.Disk {
+				w.mu.Lock()
+				w.over = fmt.Sprintf("it used more than its %d bytes of disk", w.Limits.Disk)
+				w.mu.Unlock()
+				w.kill()
+				return
+			}
+			next = time.Now().Add(max(diskEvery, diskPatience*time.Since(began)))
+		}
+	}()
+}
+
+// measure finds out how much disk the workspace takes; a little more than its
+// limit stands for everything beyond.
+func (w *Workspace) measure() (int64, error) {
+	total, err := usage(w.Dir, w.Limits.Disk)
+	if err == nil && w.Upper != "" && total <= w.Limits.Disk {
+		var more int64
+		more, err = usage(w.Upper, w.Limits.Disk-total)
+		total += more
+	}
+	if err != nil {
+		return 0, err
+	}
+	w.mu.Lock()
+	w.usage.Disk = max(w.usage.Disk, total)
+	w.mu.Unlock()
+	return total, nil
+}
+
+// Kill ends every process in the workspace at once. What it wrote stays until
+// Close.
+func (w *Workspace) Kill(ctx context.Context) error {
+	w.mu.Lock()
+	w.killed = true
+	w.mu.Unlock()
+	w.sample()
+	if w.kill() {
+		return nil
+	}
+	if w.ContainerID == "" || w.store.conn.Lost(w.gen) {
+		return nil // it died with its service
+	}
+	call, err := w.store.conn.Context(ctx)
+	if err != nil {
+		return err
+	}
+	err = containers.Kill(call, w.ContainerID, new(containers.KillOptions).WithSignal("KILL"))
+	if err != nil && podman.Code(err) != 404 && podman.Code(err) != 409 {
+		return fmt.Errorf("workspace %s cannot be killed: %w", w.Name, gone(err))
+	}
+	return nil
+}
+
+// kill sends SIGKILL to the first process through its pidfd, which cannot hit
+// another that got the same number, and waits until the kernel has ended all
+// the others of its PID namespace too. It reports whether they are gone.
+func (w *Workspace) kill() bool {
+	w.fdMu.Lock()
+	defer w.fdMu.Unlock()
+	if w.initFD < 0 {
+		return false
+	}
+	if err := unix.PidfdSendSignal(w.initFD, unix.SIGKILL, nil, 0); err != nil {
+		return errors.Is(err, unix.ESRCH)
+	}
+	return pollExit(w.initFD, 10*time.Second)
+}
+
+// pollExit waits until the process of a pidfd is dead.
+func pollExit(fd int, timeout time.Duration) bool {
+	deadline := time.Now().Add(timeout)
+	for {
+		left := max(0, time.Until(deadline))
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, int(left.Milliseconds()))
+		if n > 0 {
+			return true
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) || left == 0 {
+			return false
+		}
+	}
+}
+
+// Died tells why the workspace's first process is gone; Death.Dead is false
+// while it lives. An error means that it cannot be known, as a rule because
+// podman is gone (errors.Is podman.ErrGone): then the workspace is lost and the
+// farm is at fault.
+func (w *Workspace) Died(ctx context.Context) (Death, error) {
+	u := w.sample() // before podman removes the cgroup
+	w.mu.Lock()
+	over, killed := w.over, w.killed
+	w.mu.Unlock()
+	d := Death{Dead: true, ExitCode: 137, Killed: true}
+	switch {
+	case over != "":
+		d.Disk, d.Reason = true, over
+		return d, nil
+	case w.store.conn.Lost(w.gen):
+		return Death{}, fmt.Errorf("workspace %s ended with its service: %w", w.Name, podman.ErrGone)
+	case killed:
+		d.Reason = "the farm ended it"
+		return d, nil
+	}
+	w.fdMu.Lock()
+	known := w.initFD >= 0
+	dead := known && pollExit(w.initFD, 0)
+	w.fdMu.Unlock()
+	if known && !dead {
+		return Death{}, nil
+	}
+	// conmon writes the exit status down a moment after the death.
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		var err error
+		d, err = w.inspectDeath(ctx)
+		if err != nil {
+			return Death{}, err
+		}
+		if d.Dead || !known || time.Now().After(deadline) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return Death{}, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if known && !d.Dead {
+		d = Death{Dead: true, ExitCode: 137}
+	}
+	if !d.Dead {
+		return d, nil
+	}
+	d.OOM = d.OOM || u.OOMKills > 0
+	d.Pids = u.PidsHits > 0
+	switch {
+	case d.OOM:
+		d.Reason = fmt.Sprintf("the kernel killed it because it used more than its %d bytes of memory", w.Limits.Memory)
+	case d.Pids:
+		d.Reason = fmt.Sprintf("it ended with status %d after it had reached its limit of %d processes", d.ExitCode, w.Limits.Pids)
+	default:
+		d.Reason = fmt.Sprintf("its first process ended with status %d", d.ExitCode)
+	}
+	return d, nil
+}
+
+// inspectDeath asks podman.
+func (w *Workspace) inspectDeath(ctx context.Context) (Death, error) {
+	call, err := w.store.conn.Context(ctx)
+	if err != nil {
+		return Death{}, err
+	}
+	data, err := containers.Inspect(call, w.ContainerID, new(containers.InspectOptions).WithSize(false))
+	if err != nil {
+		if podman.Code(err) == 404 {
+			return Death{}, fmt.Errorf("workspace %s: its container was removed by somebody else: %w", w.Name, podman.ErrGone)
+		}
+		return Death{}, fmt.Errorf("workspace %s cannot be inspected: %w", w.Name, gone(err))
+	}
+	st := data.State
+	if st == nil || (st.Status != "exited" && st.Status != "stopped" && st.Status != "dead") {
+		return Death{}, nil
+	}
+	if w.store.conn.Lost(w.gen) {
+		// What the next service says of it is that it is not running.
+		return Death{}, fmt.Errorf("workspace %s ended with its service: %w", w.Name, podman.ErrGone)
+	}
+	return Death{Dead: true, ExitCode: int(st.ExitCode), OOM: st.OOMKilled}, nil
+}
+
+// Close ends the workspace: when it returns, nothing of it runs any more. Its
+// container and its folder are removed in the background (see [Store.Drain]).
+// It may be called again.
+func (w *Workspace) Close(ctx context.Context) error {
+	s := w.store
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		return nil
+	}
+	w.closed = true
+	w.mu.Unlock()
+	w.stop()
+	err := w.Kill(ctx)
+	if w.Conn != nil {
+		w.Conn.Close()
+	}
+	w.fdMu.Lock()
+	if w.initFD >= 0 {
+		unix.Close(w.initFD)
+		w.initFD = -1
+	}
+	w.fdMu.Unlock()
+
+	s.pending.Add(1)
+	go func() {
+		defer s.pending.Done()
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if s.removal.Acquire(ctx, 1) == nil {
+			defer s.removal.Release(1)
+		}
+		w.discard(ctx)
+		s.mu.Lock()
+		delete(s.open, w)
+		s.mu.Unlock()
+	}()
+	return err
+}
+
+// discard removes what the workspace leaves. What cannot be removed now is
+// left to the next Sweep.
+func (w *Workspace) discard(ctx context.Context) {
+	s := w.store
+	if w.container != "" {
+		if err := s.removeContainer(ctx, w.container, w.Upper); err != nil {
+			s.log.Error("a workspace's container stays until the next start", "workspace", w.Name, "error", err)
+		}
+	}
+	if w.Dir != "" {
+		if err := removeTree(w.Dir); err != nil {
+			s.log.Error("a workspace's folder stays until the next start", "workspace", w.Name, "error", err)
+		}
+	}
+}

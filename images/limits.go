@@ -1,0 +1,111 @@
+package images
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/Morphux/quarry/internal/podman"
+)
+
+// DefaultLimits are the limits for this machine where nobody says otherwise:
+// three quarters of its memory but 8 GiB at most, all its processors, 4096
+// processes, 20 GiB of disk, and open files as most distributions allow them.
+func DefaultLimits() Limits {
+	l := Limits{
+		Memory: 8 << 30,
+		Pids:   4096,
+		CPUs:   float64(runtime.NumCPU()),
+		Disk:   20 << 30,
+		NoFile: 16384,
+		Shm:    256 << 20,
+	}
+	var si unix.Sysinfo_t
+	if unix.Sysinfo(&si) == nil {
+		l.Memory = min(l.Memory, int64(si.Totalram)*int64(si.Unit)/4*3)
+	}
+	return l
+}
+
+// or fills in what l leaves out.
+func (l Limits) or(d Limits) Limits {
+	pick := func(a, b int64) int64 {
+		if a > 0 {
+			return a
+		}
+		return b
+	}
+	r := Limits{
+		Memory:   pick(l.Memory, d.Memory),
+		Pids:     pick(l.Pids, d.Pids),
+		CPUs:     l.CPUs,
+		Disk:     pick(l.Disk, d.Disk),
+		NoFile:   l.NoFile,
+		NProc:    l.NProc,
+		FileSize: pick(l.FileSize, d.FileSize),
+		Shm:      pick(l.Shm, d.Shm),
+	}
+	if !(r.CPUs > 0) {
+		r.CPUs = d.CPUs
+	}
+	if r.NoFile == 0 {
+		r.NoFile = d.NoFile
+	}
+	if r.NProc == 0 {
+		r.NProc = d.NProc
+	}
+	return r
+}
+
+// fit makes the limits such that this machine can grant them.
+func (l Limits) fit() Limits {
+	if l.NProc == 0 {
+		l.NProc = uint64(l.Pids)
+	}
+	if l.FileSize == 0 || l.FileSize > l.Disk {
+		l.FileSize = l.Disk
+	}
+	// Without CAP_SYS_RESOURCE nobody gets more than the daemon may have.
+	l.NoFile = min(l.NoFile, podman.HardLimit(unix.RLIMIT_NOFILE))
+	l.NProc = min(l.NProc, podman.HardLimit(unix.RLIMIT_NPROC))
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_FSIZE, &r) == nil && r.Max < uint64(l.FileSize) {
+		l.FileSize = int64(r.Max)
+	}
+	l.CPUs = min(l.CPUs, float64(runtime.NumCPU()))
+	return l
+}
+
+// The least that a workspace can start with.
+const (
+	leastMemory = 16 << 20
+	leastPids   = 16
+)
+
+func (l Limits) check() error {
+	switch {
+	case l.Memory < leastMemory:
+		return fmt.Errorf("memory limit of %d bytes is too little for a workspace: give %d at least", l.Memory, leastMemory)
+	case l.Pids < leastPids:
+		return fmt.Errorf("limit of %d processes is too little for a workspace: give %d at least", l.Pids, leastPids)
+	case l.CPUs < 0.01:
+		return fmt.Errorf("limit of %g processors is too little for a workspace: give 0.01 at least", l.CPUs)
+	case l.Disk < 1<<20:
+		return fmt.Errorf("disk limit of %d bytes is too little for a workspace: give 1 MiB at least", l.Disk)
+	case l.NoFile < 64, l.NProc < leastPids:
+		return fmt.Errorf("limits of %d open files and %d processes per user are too little for a workspace: give 64 and %d at least", l.NoFile, l.NProc, leastPids)
+	}
+	return nil
+}
+
+// swapLimited reports whether the kernel can count swap; asking it to when it
+// cannot is an error.
+func swapLimited(c podman.Cgroups) bool {
+	if c.Mode == podman.CgroupV2 {
+		return true // runc and crun leave memory.swap.max out when it is missing
+	}
+	_, err := os.Stat(c.V1["memory"] + "/memory.memsw.limit_in_bytes")
+	return err == nil
+}

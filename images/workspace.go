@@ -1,0 +1,321 @@
+package images
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containers/common/libnetwork/types"
+	"github.com/containers/podman/v4/pkg/bindings/containers"
+	"github.com/containers/podman/v4/pkg/specgen"
+	"github.com/containers/storage/pkg/idtools"
+	storage "github.com/containers/storage/types"
+	spec "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	quarry "github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/podman"
+)
+
+// capabilities that the root of a workspace keeps, over its own user namespace
+// only. Everything else is dropped: no network (there is none), no mounts, no
+// devices, no tracing of others, no file capabilities (SETFCAP: artifacts do
+// not carry them, so a build that sets one should fail and not lose it
+// silently).
+var capabilities = []string{
+	"CHOWN",        // install -o, chown and tar -p in an install step
+	"DAC_OVERRIDE", // root writes into read-only files and folders, and makefiles rely on it
+	"FOWNER",       // chmod and touch of what was just given to another owner
+	"FSETID",       // the setgid bit stays when such a file is written
+	"SETUID",       // tests that run as another user, package scripts with su
+	"SETGID",
+	"KILL", // the guest ends those other users' processes between steps
+}
+
+// Workspace makes a clean workspace from the arch's base and returns it with
+// its guest connected. Errors are the farm's fault, except that a *NoBaseError
+// says that somebody must load a base first.
+func (s *Store) Workspace(ctx context.Context, want Spec) (_ *Workspace, err error) {
+	if err := quarry.CheckUser(want.Name); err != nil {
+		return nil, fmt.Errorf("workspace: %w", err)
+	}
+	if err := quarry.CheckArch(want.Arch); err != nil {
+		return nil, fmt.Errorf("workspace: %w", err)
+	}
+	if s.opts.Guest == "" {
+		return nil, errors.New("workspaces need a guest program: set Options.Guest")
+	}
+	limits := want.Limits.or(s.limits).fit()
+	if err := limits.check(); err != nil {
+		return nil, err
+	}
+	emulation, err := Emulation(want.Arch)
+	if err != nil {
+		return nil, err
+	}
+	base, err := s.base(ctx, want.Arch)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.StartTimeout,
+		fmt.Errorf("workspace %s was not ready after %v: see quarry doctor", want.Name, s.opts.StartTimeout))
+	defer cancel()
+
+	w := &Workspace{
+		Name: want.Name, Arch: want.Arch, Base: base, Emulation: emulation, Limits: limits,
+		UID: s.opts.UIDBase, GID: s.opts.UIDBase, Runtime: s.conn.Runtime(),
+		store: s, gen: s.conn.Generation(), pid: -1, initFD: -1, stop: func() {},
+	}
+	defer func() {
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil && ctx.Err() == context.DeadlineExceeded {
+				err = fmt.Errorf("%w (%w)", cause, err)
+			}
+			w.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	s.mu.Lock()
+	s.open[w] = true
+	s.mu.Unlock()
+
+	id := want.Name + "-" + random()
+	w.Dir = filepath.Join(s.opts.WorkDir, id)
+	listener, err := s.makeDir(w)
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+
+	call, err := s.conn.Context(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A create that is broken off may still leave a container of this name.
+	w.container = "quarry-" + s.conn.Farm() + "-" + id
+	made, err := containers.CreateWithSpec(call, s.container(w, want, w.container), nil)
+	if err != nil {
+		if podman.Code(err) == 404 {
+			s.forget(want.Arch) // somebody removed the base behind our back
+		}
+		return nil, fmt.Errorf("workspace %s cannot be made: %w", want.Name, gone(err))
+	}
+	w.ContainerID = made.ID
+	w.Made.Create = time.Since(began)
+
+	mark := time.Now()
+	if err := containers.Start(call, made.ID, nil); err != nil {
+		return nil, fmt.Errorf("workspace %s cannot be started: %w", want.Name, gone(err))
+	}
+	w.Made.Start = time.Since(mark)
+
+	mark = time.Now()
+	inspected := make(chan error, 1)
+	go func() { inspected <- w.inspectUpper(call) }()
+	if err := w.accept(ctx, listener); err != nil {
+		return nil, err
+	}
+	if err := <-inspected; err != nil {
+		return nil, err
+	}
+	w.Made.Handshake = time.Since(mark)
+	if s.conn.Lost(w.gen) {
+		return nil, fmt.Errorf("workspace %s: %w", want.Name, podman.ErrGone)
+	}
+	w.watch()
+	return w, nil
+}
+
+func random() string {
+	b := make([]byte, 4)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// makeDir makes the workspace's own folder and listens in it for the guest.
+func (s *Store) makeDir(w *Workspace) (*net.UnixListener, error) {
+	if err := os.Mkdir(w.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("workspace folder cannot be made: %w", err)
+	}
+	if err := os.Chown(w.Dir, w.UID, w.GID); err != nil {
+		return nil, fmt.Errorf("workspace folder cannot be given to its root: %w: run Quarry as root, or inside `podman unshare`", err)
+	}
+	dir, err := os.Open(w.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	// The folder's path may be longer than the 107 bytes of a socket's.
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), SocketName)})
+	if err != nil {
+		return nil, fmt.Errorf("workspace's socket cannot be made: %w", err)
+	}
+	listener.SetUnlinkOnClose(false) // that path is no longer true by then
+	if err := os.Lchown(filepath.Join(w.Dir, SocketName), w.UID, w.GID); err != nil {
+		listener.Close()
+		return nil, err
+	}
+	return listener, nil
+}
+
+// container is the whole of what podman is asked for.
+func (s *Store) container(w *Workspace, want Spec, name string) *specgen.SpecGenerator {
+	l := w.Limits
+	g := specgen.NewSpecGenerator(w.Base.Digest[len("sha256:"):], false)
+	g.Name = name
+	g.Labels = map[string]string{labelFarm: s.conn.Farm(), labelBuild: want.Name, labelArch: want.Arch}
+
+	// Whatever the image says of itself does not count.
+	g.Entrypoint = []string{GuestPath}
+	g.Command = []string{"guest", HomePath + "/" + SocketName}
+	g.User = "0:0"
+	g.WorkDir = "/"
+	g.ImageVolumeMode = "ignore"
+	g.UnsetEnvAll = true
+	g.Umask = "0022"
+	zero := uint(0)
+	g.StopTimeout = &zero
+	g.RestartPolicy = "no"
+	g.Systemd = "false"
+	g.SdNotifyMode = "ignore"
+	g.LogConfiguration = &specgen.LogConfig{Driver: "none"}
+
+	// Nothing of the host shows.
+	g.Hostname = "quarry"
+	g.UseImageHosts = true
+	g.UseImageResolvConf = !want.Network
+	g.HTTPProxy = false
+	g.Mounts = []spec.Mount{
+		{Destination: HomePath, Type: "bind", Source: w.Dir, Options: []string{"bind", "rw", "nosuid", "nodev", "private"}},
+		{Destination: GuestPath, Type: "bind", Source: s.opts.Guest, Options: []string{"bind", "ro", "nosuid", "nodev", "private"}},
+	}
+	g.ShmSize = &l.Shm
+
+	ids := []idtools.IDMap{{ContainerID: 0, HostID: s.opts.UIDBase, Size: s.opts.UIDCount}}
+	g.UserNS = specgen.Namespace{NSMode: specgen.Private}
+	g.IDMappings = &storage.IDMappingOptions{UIDMap: ids, GIDMap: ids}
+	for _, ns := range []*specgen.Namespace{&g.PidNS, &g.IpcNS, &g.UtsNS, &g.CgroupNS} {
+		*ns = specgen.Namespace{NSMode: specgen.Private}
+	}
+	g.NetNS = specgen.Namespace{NSMode: specgen.NoNetwork}
+	if want.Network {
+		// Not a bridge: that would need the host's forwarding and firewall.
+		g.NetNS = specgen.Namespace{NSMode: specgen.Slirp}
+		g.PortMappings = []types.PortMapping{}
+	}
+	g.NoNewPrivileges = true
+	g.CapDrop = []string{"ALL"}
+	g.CapAdd = capabilities
+	// The folder of a workspace is not relabelled, so on a SELinux host the
+	// label must not matter; the user namespace and seccomp do not depend on it.
+	g.SelinuxOpts = []string{"disable"}
+
+	same := func(name string, n uint64) spec.POSIXRlimit { return spec.POSIXRlimit{Type: name, Hard: n, Soft: n} }
+	g.Rlimits = []spec.POSIXRlimit{
+		same("NOFILE", l.NoFile), same("NPROC", l.NProc),
+		same("FSIZE", uint64(l.FileSize)), same("CORE", 0),
+	}
+	if s.limited == nil {
+		period := uint64(100000)
+		quota := int64(l.CPUs * float64(period))
+		memory := &spec.LinuxMemory{Limit: &l.Memory}
+		if swapLimited(s.cgroups) {
+			memory.Swap = &l.Memory // memory and swap together
+		}
+		g.ResourceLimits = &spec.LinuxResources{
+			Memory: memory,
+			Pids:   &spec.LinuxPids{Limit: l.Pids},
+			CPU:    &spec.LinuxCPU{Period: &period, Quota: &quota},
+		}
+		g.CgroupParent = s.conn.CgroupParent()
+	} else {
+		g.CgroupsMode = "disabled"
+	}
+	// The layer is thrown away: nothing of it needs to reach the disk.
+	g.Volatile = true
+	return g
+}
+
+// accept waits for the guest, and closes the door behind it: what the build
+// runs later finds no socket.
+func (w *Workspace) accept(ctx context.Context, listener *net.UnixListener) error {
+	stop := context.AfterFunc(ctx, func() { listener.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	// A guest that cannot even start never connects, so look now and then.
+	var conn *net.UnixConn
+	for wait := 500 * time.Millisecond; ; wait *= 2 {
+		listener.SetDeadline(time.Now().Add(wait))
+		if ctx.Err() != nil {
+			return fmt.Errorf("workspace %s is not ready: %w", w.Name, ctx.Err())
+		}
+		var err error
+		if conn, err = listener.AcceptUnix(); err == nil {
+			break
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("workspace %s: its guest cannot be waited for: %w", w.Name, err)
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("workspace %s is not ready: %w", w.Name, ctx.Err())
+		}
+		if w.store.conn.Lost(w.gen) {
+			return fmt.Errorf("workspace %s: %w", w.Name, podman.ErrGone)
+		}
+		if d, err := w.inspectDeath(ctx); err != nil {
+			return err
+		} else if d.Dead {
+			return fmt.Errorf("workspace %s: its guest ended with status %d before it connected: the guest program must be a static program for this machine", w.Name, d.ExitCode)
+		}
+	}
+	w.Conn = conn
+	if err := os.Remove(filepath.Join(w.Dir, SocketName)); err != nil {
+		return fmt.Errorf("workspace %s: its socket cannot be removed: %w", w.Name, err)
+	}
+	w.identify(conn)
+	return nil
+}
+
+// identify finds out which process of the host the guest is, and where its
+// control groups are.
+func (w *Workspace) identify(conn *net.UnixConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	var cred *unix.Ucred
+	raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err != nil || cred.Pid <= 1 {
+		return // a service in a place that this process cannot see
+	}
+	fd, err := unix.PidfdOpen(int(cred.Pid), 0)
+	if err != nil {
+		return
+	}
+	w.pid, w.initFD = int(cred.Pid), fd
+	if w.store.limited == nil {
+		w.cgroup = readCgroup(w.store.cgroups, w.pid)
+	}
+}
+
+// inspectUpper asks podman where the writable layer lies.
+func (w *Workspace) inspectUpper(call context.Context) error {
+	data, err := containers.Inspect(call, w.ContainerID, new(containers.InspectOptions).WithSize(false))
+	if err != nil {
+		return fmt.Errorf("workspace %s cannot be inspected: %w", w.Name, gone(err))
+	}
+	if data.GraphDriver != nil {
+		if upper := data.GraphDriver.Data["UpperDir"]; upper != "" {
+			w.Upper = w.store.conn.HostPath(upper)
+		}
+	}
+	if w.Runtime == "" {
+		w.Runtime = filepath.Base(data.OCIRuntime)
+	}
+	return nil
+}
