@@ -1,0 +1,201 @@
+// Package hooktest lets a test binary be the program that installed hooks run,
+// and has a daemon for it to talk to: the far side of [hooks.Daemon], without a
+// farm behind it.
+package hooktest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/hooks"
+)
+
+// Main makes the process a hook, if it was started as one, and does not return
+// then. TestMain calls it first.
+func Main() {
+	if len(os.Args) < 3 || os.Args[1] != "hook" {
+		return
+	}
+	var s hooks.Settings
+	fs := flag.NewFlagSet("hook", flag.ExitOnError)
+	fs.StringVar(&s.Package, "package", "", "")
+	fs.StringVar(&s.Socket, "socket", "", "")
+	fs.StringVar(&s.Spool, "spool", "", "")
+	fs.StringVar(&s.Channel, "channel", "", "")
+	fs.Parse(os.Args[3:])
+	os.Exit(hooks.Run(context.Background(), os.Args[2], s, os.Stdin, os.Stderr, dial))
+}
+
+// Binary is the path of this test binary.
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+type request struct {
+	Push   *hooks.Push `json:"push,omitempty"`
+	Follow int64       `json:"follow,omitempty"`
+}
+
+type reply struct {
+	Log     []byte         `json:"log,omitempty"`
+	Builds  []quarry.Build `json:"builds,omitempty"`
+	Refused string         `json:"refused,omitempty"`
+	End     bool           `json:"end,omitempty"`
+}
+
+// Daemon answers hooks on a Unix socket. Its functions may be set before the
+// first push; those left nil answer with nothing.
+type Daemon struct {
+	Socket   string
+	OnPush   func(hooks.Push) ([]quarry.Build, error)
+	OnFollow func(ctx context.Context, number int64, w io.Writer) error
+
+	l  net.Listener
+	wg sync.WaitGroup
+	mu sync.Mutex // guards the following
+	// pushes are those that hooks told of.
+	pushes []hooks.Push
+}
+
+// Listen starts a daemon that ends with the test.
+func Listen(t testing.TB) *Daemon {
+	t.Helper()
+	// The folder of a test may be too long for a socket.
+	dir, err := os.MkdirTemp("", "quarry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	d := &Daemon{Socket: filepath.Join(dir, "s")}
+	if d.l, err = net.Listen("unix", d.Socket); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(func() {
+		cancel()
+		d.Close()
+		d.wg.Wait()
+	})
+	d.wg.Go(func() {
+		for {
+			c, err := d.l.Accept()
+			if err != nil {
+				return
+			}
+			d.wg.Go(func() { d.serve(ctx, c) })
+		}
+	})
+	return d
+}
+
+// Close stops listening.
+func (d *Daemon) Close() { d.l.Close() }
+
+// Pushes are the pushes told of so far.
+func (d *Daemon) Pushes() []hooks.Push {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]hooks.Push(nil), d.pushes...)
+}
+
+func (d *Daemon) serve(ctx context.Context, c net.Conn) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	in, enc := bufio.NewReader(c), json.NewEncoder(c)
+	line, err := in.ReadBytes('\n')
+	var req request
+	if err != nil || json.Unmarshal(line, &req) != nil {
+		return
+	}
+	go func() { // the hook is gone
+		io.Copy(io.Discard, in)
+		cancel()
+	}()
+	r := reply{End: true}
+	switch {
+	case req.Push != nil:
+		d.mu.Lock()
+		d.pushes = append(d.pushes, *req.Push)
+		d.mu.Unlock()
+		if d.OnPush != nil {
+			if r.Builds, err = d.OnPush(*req.Push); err != nil {
+				r.Refused = err.Error()
+			}
+		}
+	case d.OnFollow != nil:
+		if err := d.OnFollow(ctx, req.Follow, writer{enc}); err != nil {
+			r.Refused = err.Error()
+		}
+	}
+	enc.Encode(r)
+}
+
+type writer struct{ enc *json.Encoder }
+
+func (w writer) Write(p []byte) (int, error) { return len(p), w.enc.Encode(reply{Log: p}) }
+
+type client struct{ socket string }
+
+func dial(ctx context.Context, socket string) (hooks.Daemon, error) {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	return client{socket}, c.Close()
+}
+
+func (c client) Close() error { return nil }
+
+func (c client) Pushed(ctx context.Context, p hooks.Push) ([]quarry.Build, error) {
+	return c.call(ctx, request{Push: &p}, io.Discard)
+}
+
+func (c client) Follow(ctx context.Context, number int64, w io.Writer) error {
+	_, err := c.call(ctx, request{Follow: number}, w)
+	return err
+}
+
+func (c client) call(ctx context.Context, req request, w io.Writer) ([]quarry.Build, error) {
+	conn, err := net.Dial("unix", c.socket)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := json.NewEncoder(conn).Encode(req); err != nil {
+		return nil, err
+	}
+	for dec := json.NewDecoder(conn); ; {
+		var r reply
+		if err := dec.Decode(&r); err != nil {
+			return nil, fmt.Errorf("the daemon went away: %w", err)
+		}
+		if _, err := w.Write(r.Log); err != nil {
+			return nil, err
+		}
+		switch {
+		case r.Refused != "":
+			return nil, &hooks.Refused{Err: errors.New(r.Refused)}
+		case r.End:
+			return r.Builds, nil
+		}
+	}
+}
