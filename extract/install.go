@@ -72,6 +72,18 @@ type installer struct {
 	parentName string
 }
 
+// countingReader counts what is read. The tar library reads no byte ahead.
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
 // madeDir is a folder whose time is set when all is in it.
 type madeDir struct {
 	real string
@@ -97,12 +109,19 @@ func installTar(r io.Reader, root string, limits Limits) ([]string, error) {
 	}
 	defer func() { in.setParent(place{fd: -1}, "") }()
 
-	archive := tar.NewReader(r)
+	counted := &countingReader{r: r}
+	archive := tar.NewReader(counted)
 	last := ""
 	var bytes int64
 	for n := 0; ; n++ {
+		read := counted.n
 		h, err := archive.Next()
 		if err == io.EOF {
+			// The library also takes the end of the stream for the end of the
+			// archive, and a stream cut between two frames looks whole.
+			if counted.n-read < tarEnd {
+				return in.installed, errors.New("the artifact is cut short: make it again")
+			}
 			break
 		}
 		if err != nil {

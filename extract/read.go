@@ -2,320 +2,109 @@ package extract
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"hash"
 	"io"
 	"runtime"
-	"sort"
-	"sync"
+	"slices"
 	"sync/atomic"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/Morphux/quarry"
 )
 
-// Every file is read once, by several cores, though the archive is one sorted
-// stream: the walk knows all sizes, so it is known where in the stream each
-// byte will lie before any file is opened. The stream is cut into chunks of
-// one size, whatever the number of cores; a worker takes the next chunk, fills
-// it from the files that lie in it, hashes and inspects those, and compresses
-// it as a zstd frame of its own. Frames are written in order. A file that
-// spans chunks is hashed along the chain of them, each waiting for the one
-// before. Memory is a few chunks for each worker, whatever the tree.
+// readSize is how much of a file is read at once.
+const readSize = 1 << 20
 
-// chunkSize is how much of the tar stream one zstd frame holds. Smaller
-// chunks compress worse, larger ones use more memory; see doc/artifact.md for
-// the figures. It is part of what makes an artifact's bytes.
-const chunkSize = 4 << 20
-
-// maxWorkers bounds the memory: each worker has about 20 MB.
+// maxWorkers bounds what is used of a large machine.
 const maxWorkers = 16
 
-// layout is where each entry begins in the stream.
-type layout struct {
-	tree  *tree
-	tar   bool    // with headers, padding and the end of archive; else contents only
-	begin []int64 // of entry i; begin[len(entries)] is where the last one ends
-	total int64
-}
-
-func (t *tree) layout(withTar bool) (*layout, error) {
-	l := &layout{tree: t, tar: withTar, begin: make([]int64, len(t.entries)+1)}
-	var at int64
-	for i := range t.entries {
-		l.begin[i] = at
-		if withTar {
-			h, err := t.header(&t.entries[i])
-			if err != nil {
-				return nil, err
-			}
-			at += int64(len(h))
-		}
-		if size := t.entries[i].Size; size > 0 {
-			at += size
-			if withTar {
-				at += padding(size)
-			}
-		}
-	}
-	l.begin[len(t.entries)] = at
-	l.total = at
-	if withTar {
-		l.total += tarEnd
-	}
-	return l, nil
-}
-
-// big is a file that lies in more than one chunk.
-type big struct {
-	mu    sync.Mutex // guards fd, parts
-	fd    int        // -1 until the first part opens it
-	parts int        // that have not been read yet
-	first int64      // number of the first chunk
-	sum   hash.Hash  // owned by the part whose turn it is
-	done  []chan struct{}
-}
-
-// reader is one reading of a tree.
+// reader is one reading of a tree: it fills in the facts that need the
+// contents. Every file is described once, by the worker that read it.
 type reader struct {
-	*layout
-	big  map[int]*big // by entry; only read once the workers run
-	next atomic.Int64 // chunk to take
-	text atomic.Int64
+	*tree
+	workers int
+	text    atomic.Int64 // bytes of names so far
 }
 
-// chunk is one finished piece of the stream.
-type chunk struct {
-	number int64
-	data   []byte
-}
-
-// read fills in the facts that need the contents, and writes the archive to
-// out unless that is nil.
+// read reads every file of the tree, and writes the archive to out unless that
+// is nil.
 func (t *tree) read(ctx context.Context, out *pending) error {
-	l, err := t.layout(out != nil)
+	r := &reader{tree: t, workers: t.Workers}
+	if r.workers <= 0 {
+		r.workers = min(runtime.GOMAXPROCS(0), maxWorkers)
+	}
+	r.text.Store(t.text)
+	if out != nil {
+		return r.archive(ctx, out)
+	}
+	return r.files(ctx)
+}
+
+// files reads the files alone, the largest first, so that no worker is left
+// with one when the others are done.
+func (r *reader) files(ctx context.Context) error {
+	var order []*entry
+	for i := range r.entries {
+		if e := &r.entries[i]; e.Kind == quarry.KindRegular {
+			order = append(order, e)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b *entry) int { return cmp.Compare(b.Size, a.Size) })
+	var next atomic.Int64
+	group, ctx := errgroup.WithContext(ctx)
+	for range r.workers {
+		group.Go(func() error {
+			cursor := newDirCursor(r.root)
+			defer cursor.close()
+			buf := make([]byte, readSize)
+			for i := next.Add(1) - 1; i < int64(len(order)); i = next.Add(1) - 1 {
+				if err := r.file(ctx, cursor, order[i], buf); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// file reads and describes a file of any size, by pieces.
+func (r *reader) file(ctx context.Context, cursor *dirCursor, e *entry, buf []byte) error {
+	if e.Size <= int64(len(buf)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return r.whole(cursor, e, buf[:e.Size])
+	}
+	fd, err := r.open(cursor, e)
 	if err != nil {
 		return err
 	}
-	r := &reader{layout: l, big: map[int]*big{}}
-	r.text.Store(t.text)
-	for i := range t.entries {
-		if e := &t.entries[i]; e.Kind == quarry.KindRegular && e.Size > 0 {
-			end := l.begin[i+1]
-			if first, last := l.begin[i]/chunkSize, (end-1)/chunkSize; first != last {
-				b := &big{fd: -1, first: first, parts: int(last - first + 1), sum: sha256.New()}
-				for range b.parts {
-					b.done = append(b.done, make(chan struct{}))
-				}
-				r.big[i] = b
-			}
+	defer unix.Close(fd)
+	sum := sha256.New()
+	for off := int64(0); off < e.Size; off += int64(len(buf)) {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
+		piece := buf[:min(int64(len(buf)), e.Size-off)]
+		if err := r.readPiece(fd, e, piece, off); err != nil {
+			return err
+		}
+		sum.Write(piece)
 	}
-	defer r.closeBig()
-
-	chunks := (l.total + chunkSize - 1) / chunkSize
-	if l.total == 0 {
-		return r.empty(t.entries)
-	}
-	workers := t.Workers
-	if workers <= 0 {
-		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
-	}
-	workers = int(min(int64(workers), chunks))
-
-	// A worker holds a slot from taking a chunk until it has been written, so
-	// that none runs far ahead of a slow one.
-	slots := make(chan struct{}, 2*workers)
-	finished := make(chan chunk, 2*workers)
-	buffers := make(chan []byte, 2*workers) // of written chunks, to be used again
-	group, ctx := errgroup.WithContext(ctx)
-	var running sync.WaitGroup
-	for range workers {
-		running.Add(1)
-		group.Go(func() error {
-			defer running.Done()
-			return r.work(ctx, chunks, out != nil, slots, finished, buffers)
-		})
-	}
-	go func() { running.Wait(); close(finished) }()
-	if out != nil {
-		group.Go(func() error { return writeInOrder(ctx, out, slots, finished, buffers) })
-	}
-	if err := group.Wait(); err != nil {
+	if err := unchanged(fd, e); err != nil {
 		return err
 	}
-	return r.empty(t.entries)
+	return r.describe(e, fdReader(fd), [sha256.Size]byte(sum.Sum(nil)))
 }
 
-// empty gives files without content their facts: no chunk holds them.
-func (r *reader) empty(entries []entry) error {
-	for i := range entries {
-		if e := &entries[i]; e.Kind == quarry.KindRegular && e.Size == 0 {
-			if err := r.describe(e, bytes.NewReader(nil), sha256.Sum256(nil)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (r *reader) closeBig() {
-	for _, b := range r.big {
-		if b.fd >= 0 {
-			unix.Close(b.fd)
-		}
-	}
-}
-
-// writeInOrder writes chunks as their turn comes.
-func writeInOrder(ctx context.Context, out io.Writer, slots chan struct{}, finished chan chunk, buffers chan []byte) error {
-	waiting := map[int64][]byte{}
-	for next := int64(0); ; {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case c, ok := <-finished:
-			if !ok {
-				return nil
-			}
-			waiting[c.number] = c.data
-		}
-		for data, ok := waiting[next]; ok; data, ok = waiting[next] {
-			if _, err := out.Write(data); err != nil {
-				return err
-			}
-			delete(waiting, next)
-			next++
-			select {
-			case buffers <- data:
-			default:
-			}
-			<-slots
-		}
-	}
-}
-
-// work takes chunk after chunk.
-func (r *reader) work(ctx context.Context, chunks int64, compress bool, slots chan struct{}, finished chan chunk, buffers chan []byte) error {
-	var enc *zstd.Encoder
-	if compress {
-		var err error
-		if enc, err = newEncoder(); err != nil {
-			return err
-		}
-		defer enc.Close()
-	}
-	cursor := newDirCursor(r.tree.root)
-	defer cursor.close()
-	buf := make([]byte, min(chunkSize, r.total))
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case slots <- struct{}{}:
-		}
-		k := r.next.Add(1) - 1
-		if k >= chunks {
-			<-slots
-			return ctx.Err()
-		}
-		from := k * chunkSize
-		data := buf[:min(chunkSize, r.total-from)]
-		parts, err := r.fill(cursor, data, from)
-		if err != nil {
-			return err
-		}
-		if compress {
-			var dst []byte
-			select {
-			case dst = <-buffers:
-			default:
-				dst = make([]byte, 0, len(buf)+len(buf)/64)
-			}
-			// Before the parts, which wait for those of other workers.
-			dst = enc.EncodeAll(data, dst[:0])
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case finished <- chunk{k, dst}:
-			}
-		} else {
-			<-slots
-		}
-		for _, p := range parts {
-			if err := r.part(ctx, p, k); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// part is a piece of a file that spans chunks.
-type part struct {
-	entry int
-	data  []byte
-}
-
-// fill writes the stream's bytes from an offset into data. Files that lie in
-// it as a whole are done; the others come back as parts.
-func (r *reader) fill(cursor *dirCursor, data []byte, from int64) (parts []part, err error) {
-	entries := r.tree.entries
-	end := from + int64(len(data))
-	// The last entry that begins at or before the chunk.
-	i := max(0, sort.Search(len(entries), func(i int) bool { return r.begin[i] > from })-1)
-	at := from
-	for ; i < len(entries) && at < end; i++ {
-		e := &entries[i]
-		pos := r.begin[i]
-		if pos < r.begin[i+1] && r.begin[i+1] <= at {
-			continue // the last entry, in a chunk that holds the end of the archive only
-		}
-		if r.tar {
-			h, err := r.tree.header(e)
-			if err != nil {
-				return nil, err
-			}
-			if n := int64(len(h)); at < pos+n {
-				at += int64(copy(data[at-from:], h[at-pos:]))
-			}
-			pos += int64(len(h))
-		}
-		if e.Kind != quarry.KindRegular || e.Size == 0 {
-			continue
-		}
-		// Also the part of a file that has its header, but no content, or its
-		// padding only, in this chunk has to be counted.
-		off := min(max(at-pos, 0), e.Size)
-		piece := data[at-from : at-from+min(e.Size-off, end-at)]
-		if b := r.big[i]; b != nil {
-			if err := r.openBig(cursor, e, b); err != nil {
-				return nil, err
-			}
-			if err := r.readPiece(b.fd, e, piece, off); err != nil {
-				return nil, err
-			}
-			parts = append(parts, part{i, piece})
-		} else if err := r.whole(cursor, e, piece); err != nil {
-			return nil, err
-		}
-		if at += int64(len(piece)); r.tar {
-			// The padding: what is left of it, in what is left of the chunk.
-			for stop := min(r.begin[i+1], end); at < stop; at++ {
-				data[at-from] = 0
-			}
-		}
-	}
-	clear(data[at-from:]) // the end of the archive
-	return parts, nil
-}
-
-// whole reads and describes a file that lies in one chunk.
+// whole reads and describes a file in one piece.
 func (r *reader) whole(cursor *dirCursor, e *entry, data []byte) error {
 	fd, err := r.open(cursor, e)
 	if err != nil {
@@ -368,43 +157,6 @@ func (r *reader) readPiece(fd int, e *entry, data []byte, off int64) error {
 	return nil
 }
 
-func (r *reader) openBig(cursor *dirCursor, e *entry, b *big) (err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.fd < 0 {
-		b.fd, err = r.open(cursor, e)
-	}
-	return err
-}
-
-// part hashes one piece of a file after those before it; the last one
-// describes and closes the file.
-func (r *reader) part(ctx context.Context, p part, k int64) error {
-	b, e := r.big[p.entry], &r.tree.entries[p.entry]
-	n := k - b.first
-	if n > 0 {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-b.done[n-1]:
-		}
-	}
-	b.sum.Write(p.data)
-	close(b.done[n])
-	if int(n) < len(b.done)-1 {
-		return nil
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := unchanged(b.fd, e); err != nil {
-		return err
-	}
-	err := r.describe(e, fdReader(b.fd), [sha256.Size]byte(b.sum.Sum(nil)))
-	unix.Close(b.fd)
-	b.fd = -1
-	return err
-}
-
 // fdReader reads a descriptor at offsets.
 type fdReader int
 
@@ -424,8 +176,8 @@ func (r *reader) describe(e *entry, f io.ReaderAt, sum [sha256.Size]byte) error 
 	if in.warning != "" {
 		e.warn = append(e.warn, "cannot be read as what it seems to be: "+in.warning)
 	}
-	if r.text.Add(elfText(in)) > r.tree.Limits.Text {
-		return r.tree.tooMuchText(e.Path)
+	if r.text.Add(elfText(in)) > r.Limits.Text {
+		return r.tooMuchText(e.Path)
 	}
 	return nil
 }
