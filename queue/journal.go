@@ -152,7 +152,7 @@ func readJournal(r io.Reader, fn func(entry)) (rep journalReport, err error) {
 			}
 		}
 		if err == io.EOF {
-			rep.Torn = rep.Torn || len(line) > 0 && !ended
+			rep.Torn = rep.Torn || (len(line) > 0 || tooLong) && !ended
 			return rep, nil
 		}
 		line, tooLong = line[:0], false
