@@ -72,9 +72,10 @@ type Limits struct {
 	Log       Size     `toml:"log"`
 }
 
-// Queue says how often the farm looks for lost work.
+// Queue says how often the farm looks for lost work, and when it holds back.
 type Queue struct {
-	Replan Duration `toml:"replan"`
+	Replan  Duration `toml:"replan"`
+	MinFree Size     `toml:"min_free"` // bytes the state folder must have free for a build to start
 }
 
 // Logs bounds the kept logs.
@@ -158,7 +159,7 @@ func Default() *Config {
 			Silence:   Duration(30 * time.Minute),
 			Log:       64 << 20,
 		},
-		Queue:    Queue{Replan: Duration(5 * time.Minute)},
+		Queue:    Queue{Replan: Duration(5 * time.Minute), MinFree: 512 << 20},
 		Logs:     Logs{Keep: Duration(90 * 24 * time.Hour), Max: 10 << 30},
 		Git:      Git{MaxPush: 2 << 30},
 		Channels: nil,
@@ -266,6 +267,13 @@ func (c *Config) finish(dir string) error {
 	}
 	var err error
 	c.State, err = filepath.Abs(c.State)
+	return err
+}
+
+// SetState moves the state folder; a relative path is relative to the working
+// directory.
+func (c *Config) SetState(dir string) (err error) {
+	c.State, err = filepath.Abs(dir)
 	return err
 }
 

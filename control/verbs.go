@@ -152,54 +152,53 @@ func (f *Farm) log(ctx context.Context, c *Call) error {
 		_, err = io.Copy(c.writer(), r)
 		return err
 	}
+	return f.follow(ctx, c, n)
+}
+
+// follow prints a log over all attempts until the build has ended.
+func (f *Farm) follow(ctx context.Context, c *Call, n int64) error {
 	b, err := f.Queue.Get(n)
 	if err != nil {
 		return notFound(err)
 	}
-	r, err := f.Logs.Follow(ctx, n)
-	if err != nil && !b.State.Ended() {
-		// Nothing is written yet: it waits or is queued.
+	if b.State == quarry.Waiting || b.State == quarry.Queued {
 		fmt.Fprintf(c.Out, "%s: %s\n", b, because(b))
-		r, err = f.followWhenBegun(ctx, n)
 	}
-	if err != nil {
-		return notFound(err)
-	}
-	if r != nil {
-		_, err = io.Copy(c.writer(), r)
-		r.Close()
-		if err != nil {
-			return err
-		}
-	}
-	b, err = f.Queue.Wait(ctx, n)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
-	return verdict(b)
-}
-
-// followWhenBegun waits until a build has a log, or has ended without one.
-func (f *Farm) followWhenBegun(ctx context.Context, n int64) (io.ReadCloser, error) {
 	sub, stop := context.WithCancel(ctx)
 	defer stop()
 	changes := f.Queue.Subscribe(sub)
+	out := c.writer()
+	var done int64 // bytes printed; each attempt goes on in the same log
 	for {
-		if r, err := f.Logs.Follow(ctx, n); err == nil {
-			return r, nil
+		r, err := f.Logs.Follow(ctx, n)
+		if err == nil {
+			if _, err = io.CopyN(io.Discard, r, done); err == nil {
+				var more int64
+				more, err = io.Copy(out, r)
+				done += more
+			}
+			r.Close()
+			if err != nil && err != io.EOF {
+				return err
+			}
 		}
-		if b, err := f.Queue.Get(n); err != nil || b.State.Ended() {
-			return nil, err
+		b, err := f.Queue.Get(n)
+		if err != nil {
+			return notFound(err)
 		}
+		if b.State.Ended() {
+			fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
+			return verdict(b)
+		}
+		// The attempt is over or has not begun: wait for the next change.
 		select {
 		case _, ok := <-changes:
 			if !ok {
-				return nil, queue.ErrStopped
+				return queue.ErrStopped
 			}
 		case <-time.After(time.Second):
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 }
