@@ -60,9 +60,9 @@ type Workspace struct {
 	store     *Store
 	container string // name; empty before podman was asked for one
 	cgroup    cgroupPaths
-	gen    int64 // of the service
-	pid    int   // of the first process as this process sees it; -1 when not known
-	stop   func()
+	gen       int64 // of the service
+	pid       int   // of the first process as this process sees it; -1 when not known
+	stop      func()
 
 	fdMu   sync.Mutex // guards the following
 	initFD int        // pidfd of the first process; -1 when there is none

@@ -42,8 +42,15 @@ for store; do
 	mount --bind "$store" "$base/i$n"
 	n=$((n+1))
 done
+# Places of the host's podman and runtimes that no setting moves. What is made
+# there is seen by this service only; the empty folders are all the host gets.
+for d in /run/containers /run/runc /run/crun /var/lib/containers; do
+	case "$dir/" in "$d"/*) continue ;; esac
+	[ -d "$d" ] || mkdir -m 0700 "$d" 2>/dev/null || continue
+	mount -t tmpfs -o mode=0700,nosuid,nodev quarry "$d" || :
+done
 trap 'kill $pid' TERM
-"$podman" --root "$base/s/root" --runroot "$base/r/c" --log-level=warn system service -t 0 "unix://$base/s/` + socketName + `" </dev/null &
+"$podman" --log-level=warn system service -t 0 "unix://$base/s/` + socketName + `" </dev/null &
 pid=$!
 wait $pid && status=0 || status=$?
 if kill -0 $pid 2>/dev/null; then
@@ -97,7 +104,7 @@ func prepare(ctx context.Context, c *Conn) (_ *setup, err error) {
 	if err := s.waitForDead(ctx); err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"root", "libpod", "volumes", "tmp", "home/.config/containers"} {
+	for _, d := range []string{"root", "libpod", "volumes", "tmp", "hooks", "networks", "home/.config/containers"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("podman's folder cannot be made: %w", err)
 		}
@@ -219,6 +226,8 @@ func (s *setup) writeConfig() error {
 			// podman's own defaults may lie above what this process may grant.
 			"default_ulimits": []string{fmt.Sprintf("nofile=%d:%d", nofile, nofile), fmt.Sprintf("nproc=%d:%d", nproc, nproc)},
 			"default_sysctls": []string{},
+			// Some distributions lay the host's subscription secrets into every container.
+			"default_mounts_file": inside("mounts.conf"),
 			"http_proxy":      false,
 		},
 		"engine": m{
@@ -232,7 +241,9 @@ func (s *setup) writeConfig() error {
 			"volume_path":        inside("volumes"),
 			"image_copy_tmp_dir": inside("tmp"),
 			"service_timeout":    0,
+			"hooks_dir":          []string{inside("hooks")}, // not the host's
 		},
+		"network": m{"network_config_dir": inside("networks")},
 	}
 	options := m{}
 	var stores []string
@@ -257,6 +268,9 @@ func (s *setup) writeConfig() error {
 		if err := writeFile(filepath.Join(s.dir, path), data); err != nil {
 			return err
 		}
+	}
+	if err := writeFile(filepath.Join(s.dir, "mounts.conf"), nil); err != nil {
+		return err
 	}
 	// podman refuses every image when no policy says otherwise, and a host may
 	// have none. Images come only from files that the admin names.
