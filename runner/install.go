@@ -1,0 +1,66 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/Morphux/quarry/runner/guest"
+)
+
+// install lays a dependency's artifact into the workspace. The guest gets the
+// open file and not a copy: the workspace sees neither the artifact store nor
+// a name in it.
+func (r *run) install(ctx context.Context, d Dep) error {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return fmt.Errorf("dependency %s %s: its artifact cannot be read: %w", d.Package, d.Version, err)
+	}
+	defer f.Close()
+	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpInstall, Name: d.Package + "-" + d.Version}, f, r.limits.Step, nil)
+	if err != nil {
+		return r.lost(ctx, "prepare", err)
+	}
+	if why := reply.Error + reply.Problem; why != "" {
+		return fmt.Errorf("dependency %s %s cannot be installed: %s", d.Package, d.Version, why)
+	}
+	r.log.farm("prepare: %s %s installed, %.12s", d.Package, d.Version, d.Artifact)
+	return nil
+}
+
+// linkerCache has the base's ldconfig, if there is one, learn of the libraries
+// that were installed. Without it those in folders that only ld.so.conf names
+// would not be found.
+func (r *run) linkerCache(ctx context.Context) error {
+	out := &output{left: 1 << 20}
+	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpRun, Run: &guest.Run{
+		Commands: []guest.Command{{Args: []string{"ldconfig"}}}, Dir: "/", Env: r.environment(nil),
+		Wall: 5 * time.Minute, Log: out.left, Compat: r.ws.Emulation == "compat",
+	}}, nil, 5*time.Minute+backstop, out)
+	switch {
+	case err != nil:
+		return r.lost(ctx, "prepare", err)
+	case reply.Status == 127:
+		return nil // the base has none, so it needs none
+	case reply.Error != "" || reply.Status != 0 || reply.Killed != "":
+		r.warn("ldconfig failed after the dependencies had been installed (status %d): their libraries may not be found", reply.Status)
+	}
+	return nil
+}
+
+// unreadable is an error of reading what the workspace wrote.
+func (r *run) unreadable(name string, err error) error {
+	var much *tooMuchError
+	if errors.As(err, &much) {
+		r.fail(much.failure(name))
+		return nil
+	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return fmt.Errorf("%s: what the build changed in its base cannot be read: %w", name, err)
+	}
+	return err
+}
