@@ -28,16 +28,12 @@ type Info struct {
 
 // Commit reads one commit of the bare repository at path.
 func Commit(path, hex string) (Info, error) {
-	hash, err := parseHash(hex)
+	r, err := OpenRepo(path)
 	if err != nil {
 		return Info{}, err
 	}
-	s, err := openStore(path)
-	if err != nil {
-		return Info{}, err
-	}
-	defer s.close()
-	return s.commit(hash)
+	defer r.Close()
+	return r.Commit(hex)
 }
 
 func parseHash(hex string) (plumbing.Hash, error) {

@@ -31,6 +31,7 @@ import (
 // An FS may be used by several goroutines at once. Close it after use.
 type FS struct {
 	store *store
+	owner bool // of store
 	info  Info
 	root  plumbing.Hash
 
@@ -63,28 +64,30 @@ var ErrLink = errors.New("is a symbolic link, which is not followed")
 // Open gives the tree of a commit (40 hex digits) in the bare repository at
 // path.
 func Open(path, commit string) (*FS, error) {
-	hash, err := parseHash(commit)
+	r, err := OpenRepo(path)
 	if err != nil {
 		return nil, err
 	}
-	s, err := openStore(path)
+	f, err := r.Tree(commit)
 	if err != nil {
+		r.Close()
 		return nil, err
 	}
-	info, err := s.commit(hash)
-	if err != nil {
-		s.close()
-		return nil, err
-	}
-	return &FS{store: s, info: info, root: plumbing.NewHash(info.Tree), trees: map[plumbing.Hash][]entry{}}, nil
+	f.owner = true
+	return f, nil
 }
 
 // Commit is what the commit says of itself.
 func (f *FS) Commit() Info { return f.info }
 
-// Close lets go of the repository's files. Small files that were opened before
-// can still be read.
-func (f *FS) Close() error { return f.store.close() }
+// Close lets go of the repository's files, unless the FS came from a [Repo],
+// which does that. Small files that were opened before can still be read.
+func (f *FS) Close() error {
+	if !f.owner {
+		return nil
+	}
+	return f.store.close()
+}
 
 // Modes as git has them in a tree.
 const (
