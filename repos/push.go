@@ -1,0 +1,151 @@
+package repos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/gitfs"
+)
+
+// Push is who released a branch, when and where to. Git does not know: author
+// and committer are what a commit claims, and it may be years old. So it is
+// written into the repository as a small TOML file, a blob that the ref
+// refs/quarry/push/BRANCH points to; git show prints it.
+type Push struct {
+	Packager quarry.Packager `toml:"packager"`
+	Pushed   time.Time       `toml:"pushed"`
+	Commit   string          `toml:"commit"`            // what was pushed, 40 hex digits
+	Channel  string          `toml:"channel,omitempty"` // "": the default one
+	Cert     string          `toml:"cert,omitempty"`    // object ID of the push certificate, of git push --signed
+}
+
+// pushSchema is the version of the format.
+const pushSchema = 1
+
+type pushFile struct {
+	Schema int `toml:"schema"`
+	Push
+}
+
+const maxPush = 64 << 10 // bytes in a note
+
+// WritePush notes who pushed a branch, with stock git. Where the branch is not
+// at p.Commit any more, it writes nothing and that is no error: whoever moved it
+// notes it. It may be called from a hook.
+func WritePush(ctx context.Context, repo, branch string, p Push) error {
+	fail := func(err error) error { return fmt.Errorf("push of %s cannot be noted in %s: %w", branch, repo, err) }
+	if !plainRef(branch) {
+		return fail(errors.New("the name of the branch does not fit: use ASCII letters, digits and + - . _"))
+	}
+	if err := p.check(); err != nil {
+		return fail(err)
+	}
+	p.Pushed = p.Pushed.UTC().Truncate(time.Second)
+	data, err := toml.Marshal(pushFile{pushSchema, p})
+	if err != nil {
+		return fail(err)
+	}
+	if len(data) > maxPush {
+		return fail(fmt.Errorf("it takes %d bytes, and %d is the most", len(data), maxPush))
+	}
+	// Repositories of other servers may not be set to keep what they confirm.
+	durable := []string{"-c", "core.fsync=committed,reference", "-c", "core.filesRefLockTimeout=10000", "--git-dir=" + repo}
+	blob, err := git(ctx, "", data, append(durable, "hash-object", "-w", "--stdin")...)
+	if err != nil {
+		return fail(err)
+	}
+	// One transaction, which holds only if the branch is still there.
+	ref := "refs/heads/" + branch
+	change := fmt.Sprintf("verify %s %s\nupdate %s/%s %s\n", ref, p.Commit, pushFolder, branch, blob)
+	if _, err = git(ctx, "", []byte(change), append(durable, "update-ref", "--stdin")...); err == nil {
+		return nil
+	}
+	heads, rerr := gitfs.Refs(ctx, repo, "refs/heads")
+	if rerr == nil && heads[branch] != p.Commit {
+		return nil
+	}
+	return fail(err)
+}
+
+// plainRef reports whether a branch is of the letters that a release is made
+// of, so that it needs no quoting anywhere.
+func plainRef(branch string) bool {
+	for _, c := range []byte(branch) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("+-._", c) >= 0) {
+			return false
+		}
+	}
+	return branch != "" && branch[0] != '-' && branch[0] != '.' && len(branch) <= quarry.MaxName+1+quarry.MaxVersion &&
+		!strings.Contains(branch, "..") && !strings.HasSuffix(branch, ".lock")
+}
+
+// ReadPush gives who pushed a branch, if that is noted. The note may be about
+// another commit than the branch is at now: compare.
+func ReadPush(ctx context.Context, repo, branch string) (p Push, ok bool, err error) {
+	notes, err := gitfs.Refs(ctx, repo, pushFolder)
+	if err != nil || notes[branch] == "" {
+		return Push{}, false, err
+	}
+	g, err := gitfs.OpenRepo(repo)
+	if err != nil {
+		return Push{}, false, err
+	}
+	defer g.Close()
+	data, err := g.Blob(notes[branch], maxPush)
+	if err != nil {
+		return Push{}, false, err
+	}
+	read, err := parsePush(data)
+	if err != nil {
+		return Push{}, false, fmt.Errorf("note of who pushed %s to %s cannot be read: %w", branch, repo, err)
+	}
+	return *read, true, nil
+}
+
+func parsePush(data []byte) (*Push, error) {
+	var f pushFile
+	if err := toml.Unmarshal(data, &f); err != nil {
+		return nil, err
+	}
+	if f.Schema != pushSchema {
+		return nil, fmt.Errorf("it has schema %d, and this Quarry knows %d: use a newer Quarry", f.Schema, pushSchema)
+	}
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	return &f.Push, nil
+}
+
+// check guards the way in and the way out: in a repository of another server,
+// others than the farm may have written the note.
+func (p *Push) check() error {
+	if len(p.Commit) != 40 || strings.Trim(p.Commit, "0123456789abcdef") != "" {
+		return fmt.Errorf("commit %.60q is no hash of 40 hex digits", p.Commit)
+	}
+	if p.Channel != "" {
+		if err := quarry.CheckChannel(p.Channel); err != nil {
+			return err
+		}
+	}
+	if p.Packager.User != "" {
+		if err := quarry.CheckUser(p.Packager.User); err != nil {
+			return err
+		}
+	}
+	if p.Pushed.Year() < 2000 || p.Pushed.Year() > 9999 {
+		return fmt.Errorf("time of the push is %v: give the time when it came", p.Pushed)
+	}
+	for _, s := range []string{p.Packager.Name, p.Packager.Email, p.Packager.Key, p.Cert} {
+		if len(s) > 1000 || strings.ContainsFunc(s, unicode.IsControl) || strings.ToValidUTF8(s, "") != s {
+			return fmt.Errorf("%.60q is not fit for one line of text", s)
+		}
+	}
+	return nil
+}
