@@ -140,10 +140,12 @@ func (w *Workspace) watch() {
 				continue
 			}
 			began := time.Now()
-			used, err := w.measure()
-			if err == nil && used > w.Limits.Disk {
+			if err := w.measure(); errors.Is(err, errTooMuch) || errors.Is(err, errTooDeep) {
 				w.mu.Lock()
-				w.over = fmt.Sprintf("it used more than its %d bytes of disk", w.Limits.Disk)
+				w.over = fmt.Sprintf("the farm ended it: %v (%d bytes)", err, w.Limits.Disk)
+				if errors.Is(err, errTooDeep) {
+					w.over = fmt.Sprintf("the farm ended it: %v", err)
+				}
 				w.mu.Unlock()
 				w.kill()
 				return
@@ -153,22 +155,18 @@ func (w *Workspace) watch() {
 	}()
 }
 
-// measure finds out how much disk the workspace takes; a little more than its
-// limit stands for everything beyond.
-func (w *Workspace) measure() (int64, error) {
+// measure finds out how much disk the workspace takes.
+func (w *Workspace) measure() error {
 	total, err := usage(w.Dir, w.Limits.Disk)
-	if err == nil && w.Upper != "" && total <= w.Limits.Disk {
+	if err == nil && w.Upper != "" {
 		var more int64
 		more, err = usage(w.Upper, w.Limits.Disk-total)
 		total += more
 	}
-	if err != nil {
-		return 0, err
-	}
 	w.mu.Lock()
 	w.usage.Disk = max(w.usage.Disk, total)
 	w.mu.Unlock()
-	return total, nil
+	return err
 }
 
 // Kill ends every process in the workspace at once. What it wrote stays until
@@ -227,7 +225,8 @@ func pollExit(fd int, timeout time.Duration) bool {
 }
 
 // Died tells why the workspace's first process is gone; Death.Dead is false
-// while it lives. An error means that it cannot be known, as a rule because
+// when it lives. Call it when the connection broke, which happens a moment
+// before the process is gone: it waits for up to a second. An error means that it cannot be known, as a rule because
 // podman is gone (errors.Is podman.ErrGone): then the workspace is lost and the
 // farm is at fault.
 func (w *Workspace) Died(ctx context.Context) (Death, error) {
@@ -248,7 +247,7 @@ func (w *Workspace) Died(ctx context.Context) (Death, error) {
 	}
 	w.fdMu.Lock()
 	known := w.initFD >= 0
-	dead := known && pollExit(w.initFD, 0)
+	dead := known && pollExit(w.initFD, time.Second)
 	w.fdMu.Unlock()
 	if known && !dead {
 		return Death{}, nil
@@ -268,6 +267,9 @@ func (w *Workspace) Died(ctx context.Context) (Death, error) {
 			return Death{}, ctx.Err()
 		case <-time.After(10 * time.Millisecond):
 		}
+	}
+	if w.store.conn.Lost(w.gen) {
+		return Death{}, fmt.Errorf("workspace %s ended with its service: %w", w.Name, podman.ErrGone)
 	}
 	if known && !d.Dead {
 		d = Death{Dead: true, ExitCode: 137}
@@ -301,13 +303,13 @@ func (w *Workspace) inspectDeath(ctx context.Context) (Death, error) {
 		}
 		return Death{}, fmt.Errorf("workspace %s cannot be inspected: %w", w.Name, gone(err))
 	}
-	st := data.State
-	if st == nil || (st.Status != "exited" && st.Status != "stopped" && st.Status != "dead") {
-		return Death{}, nil
-	}
 	if w.store.conn.Lost(w.gen) {
 		// What the next service says of it is that it is not running.
 		return Death{}, fmt.Errorf("workspace %s ended with its service: %w", w.Name, podman.ErrGone)
+	}
+	st := data.State
+	if st == nil || (st.Status != "exited" && st.Status != "stopped" && st.Status != "dead") {
+		return Death{}, nil
 	}
 	return Death{Dead: true, ExitCode: int(st.ExitCode), OOM: st.OOMKilled}, nil
 }

@@ -10,5 +10,5 @@ func (w *Workspace) Root() string {
 	if w.pid == 0 {
 		return ""
 	}
-	return "/proc/" + strconv.Itoa(w.pid) + "/root"
+	return "/proc/" + strconv.Itoa(w.pid) + "/root/." // the point follows the kernel's link, which is no path
 }

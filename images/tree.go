@@ -13,20 +13,23 @@ import (
 
 // What a build leaves on disk is hostile: links that point anywhere, folders
 // nested deeper than any path can say, and more of everything than one expects.
-// Both walks below go from open folder to open folder, follow no link, and hold
-// no more than maxNest of them open.
+// Both walks below go from open folder to open folder and follow no link.
+
+// maxNest is how many folders the removing walk holds open.
 const maxNest = 64
 
 // entryCost is what a file costs in the count beside its blocks. Empty files
 // have none, but take an inode each, of which ext4 has one for 16 KiB of disk.
 const entryCost = 4096
 
-// errTooMuch ends a measuring walk early.
-var errTooMuch = errors.New("too much")
+// What ends a measuring walk early.
+var (
+	errTooMuch = errors.New("it used more disk than its limit")
+	errTooDeep = fmt.Errorf("it nested folders deeper than %d", maxDepth)
+)
 
-// usage measures the bytes that a tree takes on disk and stops when they are
-// more than most. Folders nested deeper than maxNest are counted by path, and
-// what no path reaches counts as too much.
+// usage measures the bytes that a tree takes on disk. It stops with errTooMuch
+// when they are more than most.
 func usage(root string, most int64) (int64, error) {
 	var total int64
 	seen := map[inode]bool{} // of files with several names
@@ -51,16 +54,13 @@ func usage(root string, most int64) (int64, error) {
 		}
 		return nil
 	})
-	if errors.Is(err, errTooMuch) {
-		return max(total, most+1), nil
-	}
 	return total, err
 }
 
 type inode struct{ dev, ino uint64 }
 
-// maxDepth is how deep the measuring goes; nothing sane is nested like that,
-// and PATH_MAX allows 2048 one-letter folders.
+// maxDepth is how deep the measuring goes, and so how deep a build may nest.
+// Nothing sane does: PATH_MAX ends at 2048 one-letter folders.
 const maxDepth = 1024
 
 // measure calls f for everything below the folder fd, which it closes.
@@ -68,7 +68,7 @@ func measure(fd, depth int, f func(*unix.Stat_t) error) error {
 	dir := os.NewFile(uintptr(fd), "")
 	defer dir.Close()
 	if depth > maxDepth {
-		return errTooMuch
+		return errTooDeep
 	}
 	for {
 		names, err := dir.Readdirnames(1024)
@@ -88,9 +88,6 @@ func measure(fd, depth int, f func(*unix.Stat_t) error) error {
 				sub, err = unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			}
 			if err != nil {
-				if errors.Is(err, unix.EMFILE) {
-					return errTooMuch
-				}
 				continue
 			}
 			if err := measure(sub, depth+1, f); err != nil {

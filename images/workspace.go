@@ -41,7 +41,19 @@ var capabilities = []string{
 // Workspace makes a clean workspace from the arch's base and returns it with
 // its guest connected. Errors are the farm's fault, except that a *NoBaseError
 // says that somebody must load a base first.
-func (s *Store) Workspace(ctx context.Context, want Spec) (_ *Workspace, err error) {
+func (s *Store) Workspace(ctx context.Context, want Spec) (*Workspace, error) {
+	for try := 0; ; try++ {
+		w, err := s.workspace(ctx, want)
+		if try == 2 || ctx.Err() != nil || !errors.Is(err, podman.ErrGone) {
+			return w, err
+		}
+		// The service died under it and is being started again. Nothing of the
+		// build has run, so nothing speaks against another try at once.
+		s.log.Warn("making a workspace once more", "workspace", want.Name, "error", err)
+	}
+}
+
+func (s *Store) workspace(ctx context.Context, want Spec) (_ *Workspace, err error) {
 	if err := quarry.CheckUser(want.Name); err != nil {
 		return nil, fmt.Errorf("workspace: %w", err)
 	}
@@ -212,6 +224,7 @@ func (s *Store) container(w *Workspace, want Spec, name string) *specgen.SpecGen
 	g.NoNewPrivileges = true
 	g.CapDrop = []string{"ALL"}
 	g.CapAdd = capabilities
+	g.SeccompProfilePath = s.conn.Seccomp()
 	// The folder of a workspace is not relabelled, so on a SELinux host the
 	// label must not matter; the user namespace and seccomp do not depend on it.
 	g.SelinuxOpts = []string{"disable"}

@@ -53,6 +53,8 @@ type Conn struct {
 	uri   string
 	setup *setup // how the own service runs; nil with a given URI
 
+	seccomp string // host path of the profile for workspaces
+
 	done chan struct{} // closed when the keeper has ended
 	quit chan struct{} // closed by Close
 
@@ -65,6 +67,8 @@ type Conn struct {
 	closed bool
 }
 
+var discard = slog.New(slog.DiscardHandler)
+
 // Start finds the service of a given URI, or starts one of its own and keeps
 // it going until Close. It returns when the service answers.
 func Start(ctx context.Context, cfg Config) (_ *Conn, err error) {
@@ -73,7 +77,7 @@ func Start(ctx context.Context, cfg Config) (_ *Conn, err error) {
 
 	c := &Conn{cfg: cfg, log: cfg.Log, up: make(chan struct{}), quit: make(chan struct{}), done: make(chan struct{})}
 	if c.log == nil {
-		c.log = slog.New(slog.DiscardHandler)
+		c.log = discard
 	}
 	state, err := filepath.Abs(cfg.State)
 	if err != nil {
@@ -90,6 +94,12 @@ func Start(ctx context.Context, cfg Config) (_ *Conn, err error) {
 	}()
 	if c.farm, err = farmID(c.dir); err != nil {
 		return nil, err
+	}
+	if c.seccomp, err = writeSeccomp(c.dir); err != nil {
+		return nil, err
+	}
+	if c.seccomp == "" {
+		c.log.Warn("there is no seccomp profile in /usr/share/containers or /etc/containers: podman's built-in one is used, which lets builds make namespaces")
 	}
 	if cfg.URI != "" {
 		if !strings.HasPrefix(cfg.URI, "unix://") {

@@ -228,7 +228,7 @@ func (s *setup) writeConfig() error {
 			"default_sysctls": []string{},
 			// Some distributions lay the host's subscription secrets into every container.
 			"default_mounts_file": inside("mounts.conf"),
-			"http_proxy":      false,
+			"http_proxy":          false,
 		},
 		"engine": m{
 			"cgroup_manager":     "cgroupfs",
