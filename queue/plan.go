@@ -165,7 +165,7 @@ type Done struct {
 }
 
 // Decide compares a view with the builds of its package that the queue knows:
-// all that are under way, and the ended ones at the targets it wants.
+// all that are under way, and the ended ones of the targets and commits it wants.
 // Pure: the same arguments give the same plan.
 //
 //   - A build under way at the same commit is what is wanted.

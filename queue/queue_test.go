@@ -448,10 +448,12 @@ func TestArchTrouble(t *testing.T) {
 // is tried until it stands.
 func TestRecordTrouble(t *testing.T) {
 	w := newWorld(t)
-	var down atomic.Bool
+	var down, all atomic.Bool
 	down.Store(true)
 	w.onRecord = func(o *quarry.Outcome) error {
 		switch {
+		case all.Load() && down.Load():
+			return errors.New("the ref is locked")
 		case o.Build.Package == "stuck" && down.Load():
 			return errors.New("the ref is locked")
 		case o.Build.Package == "panics" && down.Load():
@@ -482,14 +484,7 @@ func TestRecordTrouble(t *testing.T) {
 		t.Errorf("paused: %+v", p)
 	}
 	// A third one says that it is not the builds.
-	w.mu.Lock()
-	w.onRecord = func(o *quarry.Outcome) error {
-		if down.Load() {
-			return errors.New("the ref is locked")
-		}
-		return nil
-	}
-	w.mu.Unlock()
+	all.Store(true)
 	w.push("third", "1", "a", x)
 	builds = append(builds, q.pushed("third")...)
 	q.until("pause", func() bool { return len(q.Status().Paused) == 1 })

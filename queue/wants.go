@@ -152,7 +152,7 @@ func (o *owner) apply(v *View, ticket int64) {
 	}
 	for _, w := range v.Wants {
 		for _, it := range o.targets[w.Target()] {
-			if it.State.Ended() {
+			if it.State.Ended() && it.Commit == w.Release.Commit {
 				see(it)
 			}
 		}
