@@ -236,7 +236,7 @@ func (l *loader) sources() error {
 	if dir == "" {
 		if kind == "" {
 			// No error: a package may consist of its dependencies alone.
-			l.r.Warnings = append(l.r.Warnings, SourceDir+": is missing, so the steps run in an empty folder")
+			l.r.Warnings = append(l.r.Warnings, SourceDir+": is missing, so the steps run in the package's top folder")
 		}
 		return nil
 	}

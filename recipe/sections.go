@@ -220,12 +220,24 @@ func (rd *reader) command(to *Command) func(*node) {
 			rd.fail(n, "begins with a dash: give a target, or a whole command such as \"make %.40s\"", s)
 		case strings.Contains(s, "=") && word(s, "_-.+%,@/=:"):
 			rd.fail(n, "only sets a variable: give a whole command such as \"make %.40s\"", s)
-		case word(s, "_-.+%") && s[0] != '.' && s[0] != '%' && s[0] != '+':
+		case bareWord(s):
 			*to = Command{Target: s}
 		default:
+			// "make install" is the target install too: told so, the runner can give
+			// make what it has to, as DESTDIR on its command line.
+			if words := strings.Fields(s); len(words) == 2 && words[0] == "make" && bareWord(words[1]) {
+				*to = Command{Target: words[1]}
+				return
+			}
 			*to = Command{Shell: s}
 		}
 	}
+}
+
+// bareWord reports whether s can only be meant as a target of make: no path, no
+// variable, no option, nothing that a shell would do something about.
+func bareWord(s string) bool {
+	return word(s, "_-.+%") && strings.IndexByte("-.+%", s[0]) < 0
 }
 
 func (rd *reader) env(n *node) {
