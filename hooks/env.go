@@ -117,14 +117,43 @@ func identity(env map[string]string) (quarry.Identity, string) {
 		if v[0] == "QUARRY_USER" {
 			id.Name, id.Key = env["QUARRY_NAME"], env["QUARRY_KEY"]
 		}
-		return id, v[0]
+		return tidy(id), v[0]
 	}
 	if u, err := user.Current(); err == nil {
 		id.User = u.Username
 		id.Name, _, _ = strings.Cut(u.Name, ",") // the rest of GECOS is telephone numbers
 	}
-	return id, "unix"
+	return tidy(id), "unix"
 }
+
+// tidy makes what another server calls a person fit for a record: logins there
+// may be addresses, or hold blanks.
+func tidy(id quarry.Identity) quarry.Identity {
+	id.Name, id.Email, id.Key = clean(cut(id.Name)), clean(cut(id.Email)), clean(cut(id.Key))
+	if quarry.CheckUser(id.User) == nil {
+		return id
+	}
+	login := clean(cut(id.User))
+	local, _, isMail := strings.Cut(login, "@")
+	if id.Name == "" {
+		id.Name = login
+	}
+	if isMail && id.Email == "" {
+		id.Email = login
+	}
+	id.User = strings.Trim(strings.Map(func(r rune) rune {
+		if r < 128 && quarry.CheckUser("x"+string(r)+"x") == nil {
+			return r
+		}
+		return '-'
+	}, local), "-._")
+	if quarry.CheckUser(id.User) != nil {
+		id.User = "unknown"
+	}
+	return id
+}
+
+func cut(s string) string { return s[:min(len(s), 200)] }
 
 // Environ is the environment that tells a hook who pushes to what. It is what
 // [NewEnv] reads.

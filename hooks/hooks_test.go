@@ -17,6 +17,7 @@ import (
 	"github.com/Morphux/quarry/hooks"
 	"github.com/Morphux/quarry/hooks/hooktest"
 	"github.com/Morphux/quarry/internal/testpkg"
+	"github.com/Morphux/quarry/repos"
 )
 
 func TestMain(m *testing.M) {
@@ -93,6 +94,10 @@ func TestPush(t *testing.T) {
 	pushes := s.daemon.Pushes()
 	if len(pushes) != 1 || len(pushes[0].Refs) != 2 {
 		t.Fatalf("daemon heard %+v", pushes)
+	}
+	note, ok, err := repos.ReadPush(t.Context(), s.repo, "hello-1.0")
+	if err != nil || !ok || note.Packager.User != "alice" || note.Packager.Name != "Alice" || note.Packager.Email != "a@b" || note.Commit != testpkg.Git(t, dir, "rev-parse", "HEAD") || note.Channel != "" {
+		t.Errorf("the repository says %+v, %v, %v", note, ok, err)
 	}
 	p := pushes[0]
 	if p.Package != "hello" || p.Repo != s.repo || p.Packager.User != "alice" || p.Packager.Name != "Alice" || p.Check() != nil {
@@ -333,6 +338,9 @@ func TestUnreachable(t *testing.T) {
 	if err := hooks.Drain(s.opts.Spool, func(p hooks.Push) error { got = append(got, p); return nil }); err != nil {
 		t.Fatal(err)
 	}
+	if note, ok, err := repos.ReadPush(t.Context(), s.repo, "hello-1.0"); err != nil || !ok || note.Channel != "stable" {
+		t.Errorf("the repository says %+v, %v, %v", note, ok, err)
+	}
 	if len(got) != 1 || got[0].Channel != "stable" || got[0].Packager.User != "alice" || got[0].Refs[0].Name != "hello-1.0" {
 		t.Errorf("spool held %+v", got)
 	}
@@ -404,6 +412,9 @@ func TestIdentity(t *testing.T) {
 		{[]string{"GL_USER=bob", "REMOTE_USER=x"}, "bob", "GL_USER", true},
 		{[]string{"GITEA_PUSHER_NAME=carol", "GITEA_PUSHER_EMAIL=c@d"}, "carol", "GITEA_PUSHER_NAME", true},
 		{[]string{"REMOTE_USER=dave"}, "dave", "REMOTE_USER", true},
+		{[]string{"REMOTE_USER=d\u00e4ve.x@corp.example"}, "d-ve.x", "REMOTE_USER", true},
+		{[]string{"REMOTE_USER=../../x\n"}, "x", "REMOTE_USER", true},
+		{[]string{"GL_USER=\x1b\xff"}, "unknown", "GL_USER", true},
 	} {
 		e, err := hooks.NewEnv(tt.env, "/srv/hello.git", hooks.Settings{})
 		if err != nil {
