@@ -66,9 +66,9 @@ type entry struct {
 	ctime unix.Timespec
 	// whiteout stands for a file of the base that was deleted.
 	whiteout bool
-	// pure is a folder that hides the base's of the same name, or for which the
-	// base has none.
+	// pure is a folder through which the base does not show: a new one.
 	pure bool
+	bare bool    // a folder with nothing in it, allowed places included
 	kids []entry // sorted by name
 }
 
@@ -132,7 +132,7 @@ type change struct{ path, what string }
 // What is done to paths.
 const (
 	changeMade    = "made"
-	changeWritten = "changed"
+	changeWritten = "written"
 	changeMode    = "given another owner or mode"
 	changeRemoved = "removed"
 )
@@ -200,14 +200,16 @@ func (d *differ) fresh(path string, b, n *entry, pure bool) {
 		if len(d.found) == count {
 			d.add(path, changeMade) // else what is in it says enough
 		}
-	default:
-		count := len(d.found)
-		d.folder(path, nil, n, false)
+	case n.bare:
 		// A folder of the base keeps its times when it is copied up. If something
 		// came and went in it the time is new, and there is nothing to name.
-		if len(d.found) == count && !later(n.mtime, d.since) && n.mtime != d.since {
+		if later(d.since, n.mtime) {
 			d.add(path, changeMode)
 		}
+	default:
+		// Copied up on the way to something in it. Whether its own mode was
+		// changed too would take a look at the base.
+		d.folder(path, nil, n, false)
 	}
 }
 
@@ -257,9 +259,10 @@ func (l *layer) folder(dir *os.File, path string, into *entry, depth int) error 
 		return err
 	}
 	fd := int(dir.Fd())
-	into.pure = isOpaque(fd)
+	into.pure, into.bare = isNew(fd), true
 	for {
 		names, err := dir.Readdirnames(1024)
+		into.bare = into.bare && len(names) == 0
 		for _, name := range names {
 			full := name
 			if path != "" {
@@ -303,19 +306,27 @@ func (l *layer) folder(dir *os.File, path string, into *entry, depth int) error 
 	return nil
 }
 
-// isOpaque reports whether a folder of the layer hides the base's: a new one,
-// or one that was renamed.
-func isOpaque(fd int) bool {
+// isNew reports whether a folder of the layer is none of the base's that was
+// copied up: the kernel marks those with the one they come from, even if it
+// cannot name it. A new one in the place of an old one is marked opaque.
+func isNew(fd int) bool {
 	var buf [256]byte
-	for _, name := range []string{"trusted.overlay.", "user.overlay."} {
-		if n, err := unix.Fgetxattr(fd, name+"opaque", buf[:]); err == nil && bytes.Equal(buf[:n], []byte("y")) {
+	has := func(name string) bool {
+		_, err := unix.Fgetxattr(fd, name, buf[:])
+		return err == nil || err == unix.ERANGE
+	}
+	for _, overlay := range []string{"trusted.overlay.", "user.overlay.", "user.fuseoverlayfs."} {
+		if n, err := unix.Fgetxattr(fd, overlay+"opaque", buf[:]); err == nil && bytes.Equal(buf[:n], []byte("y")) {
 			return true
 		}
-		if _, err := unix.Fgetxattr(fd, name+"redirect", buf[:]); err == nil || err == unix.ERANGE {
+		if has(overlay + "redirect") { // renamed
 			return true
+		}
+		if has(overlay + "origin") {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // maxPaths is how many paths a failure lists.

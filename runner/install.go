@@ -39,7 +39,7 @@ func (r *run) linkerCache(ctx context.Context) error {
 	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpRun, Run: &guest.Run{
 		Commands: []guest.Command{{Args: []string{"ldconfig"}}}, Dir: "/", Env: r.environment(nil),
 		Wall: 5 * time.Minute, Log: out.left, Compat: r.ws.Emulation == "compat",
-	}}, nil, 5*time.Minute+backstop, out)
+	}}, nil, 5*time.Minute+r.patience(), out)
 	switch {
 	case err != nil:
 		return r.lost(ctx, "prepare", err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -47,6 +48,8 @@ type Job struct {
 
 	Log    io.Writer         // gets what the build prints and lines of the farm's own
 	OnStep func(step string) // called when a step begins; may be nil
+
+	patience time.Duration // instead of backstop; for tests
 }
 
 // Dep is a dependency to install.
@@ -184,6 +187,11 @@ func (r *run) all(ctx context.Context) error {
 		if r.result.Failure != nil {
 			return nil
 		}
+	}
+	// The folder lies where the build could put something else in its place.
+	if st, err := os.Lstat(r.result.Staged); err != nil || !st.IsDir() {
+		r.fail(&quarry.Failure{Step: quarry.StepInstall, Cause: quarry.CauseOutput,
+			Message: "the staging directory ($DESTDIR) is gone, or is not a folder any more"})
 	}
 	return nil
 }

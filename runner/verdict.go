@@ -33,7 +33,7 @@ func (r *run) step(ctx context.Context, s step) error {
 		Commands: s.cmds, Dir: dir, Env: r.environment(s.env),
 		Wall: wall, Silence: r.limits.Silence, Log: r.logLeft,
 		Compat: r.ws.Emulation == "compat",
-	}}, nil, wall+backstop, out)
+	}}, nil, wall+r.patience(), out)
 	took := time.Since(began)
 	r.logLeft = out.left
 	if err != nil {
@@ -75,6 +75,14 @@ func (r *run) step(ctx context.Context, s step) error {
 	return nil
 }
 
+// patience is how long to wait for a guest that should have ended a step.
+func (r *run) patience() time.Duration {
+	if r.job.patience > 0 {
+		return r.job.patience
+	}
+	return backstop
+}
+
 // judge says why a step failed; nil when it did not.
 func (r *run) judge(s step, reply guest.Reply, wall time.Duration, total bool, done *quarry.Step) *quarry.Failure {
 	if reply.Killed == "" && reply.Status == 0 {
@@ -88,6 +96,16 @@ func (r *run) judge(s step, reply guest.Reply, wall time.Duration, total bool, d
 	if i := reply.Command; i < len(s.what) {
 		who = human.Safe(s.what[i], false)
 	}
+	now, err := r.ws.Usage()
+	hungry := err == nil && now.OOMKills > r.before.OOMKills
+	crowded := err == nil && now.PidsHits > r.before.PidsHits
+	also := ""
+	switch {
+	case hungry:
+		also = fmt.Sprintf(", and ran out of its %s of memory before", human.Size(r.ws.Limits.Memory))
+	case crowded:
+		also = fmt.Sprintf(", and ran into its limit of %d processes before", r.ws.Limits.Pids)
+	}
 	switch reply.Killed {
 	case guest.KilledTime:
 		f.Cause, f.Message = quarry.CauseTime, fmt.Sprintf("%s took longer than %s", who, wall)
@@ -96,9 +114,10 @@ func (r *run) judge(s step, reply guest.Reply, wall time.Duration, total bool, d
 			f.Message = fmt.Sprintf("the build took longer than %s, and was in %s then", r.limits.Total, s.name)
 			done.Killed = fmt.Sprintf("build longer than %s", r.limits.Total)
 		}
+		f.Message += also
 		return f
 	case guest.KilledSilence:
-		f.Cause, f.Message = quarry.CauseSilence, fmt.Sprintf("%s printed nothing for %s", who, r.limits.Silence)
+		f.Cause, f.Message = quarry.CauseSilence, fmt.Sprintf("%s printed nothing for %s", who, r.limits.Silence)+also
 		done.Killed = fmt.Sprintf("no output for %s", r.limits.Silence)
 		return f
 	case guest.KilledLog:
@@ -106,11 +125,10 @@ func (r *run) judge(s step, reply guest.Reply, wall time.Duration, total bool, d
 		done.Killed = fmt.Sprintf("log over %s", human.Size(r.limits.Log))
 		return f
 	}
-	now, err := r.ws.Usage()
 	switch {
-	case err == nil && now.OOMKills > r.before.OOMKills:
+	case hungry:
 		f.Cause, f.Message = quarry.CauseMemory, r.memory(who)+", and ended with "+status(reply)
-	case err == nil && now.PidsHits > r.before.PidsHits:
+	case crowded:
 		f.Cause, f.Message = quarry.CauseProcs, r.processes(who)+", and ended with "+status(reply)
 	case reply.Signal == int(unix.SIGXFSZ):
 		f.Cause, f.Message = quarry.CauseDisk, fmt.Sprintf("%s wrote a file of more than %s", who, human.Size(r.ws.Limits.FileSize))
@@ -184,15 +202,19 @@ func (r *run) lost(ctx context.Context, name string, err error) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	f := &quarry.Failure{Step: name, Status: 137}
+	// What happened in an earlier step, and was survived, did not end this one.
+	now, _ := r.ws.Usage()
+	hungry := death.OOM && (now.OOMKills > r.before.OOMKills || r.before.OOMKills == 0)
+	crowded := death.Pids && !death.Killed && now.PidsHits > r.before.PidsHits
 	switch {
 	case death.Disk:
 		if err := full(r.ws.Dir, r.ws.Upper); err != nil {
 			return fmt.Errorf("%s was ended: %w", name, err)
 		}
 		f.Cause, f.Message = quarry.CauseDisk, fmt.Sprintf("%s needed more than the %s of disk that the build may have", name, human.Size(r.ws.Limits.Disk))
-	case death.OOM:
+	case hungry:
 		f.Cause, f.Message = quarry.CauseMemory, r.memory(name)+": the whole workspace was killed"
-	case death.Pids && !death.Killed && name != quarry.StepPrepare:
+	case crowded && name != quarry.StepPrepare:
 		f.Cause, f.Message = quarry.CauseProcs, r.processes(name)+": the whole workspace ended"
 	default:
 		return fmt.Errorf("workspace %s ended in %s: %s (%w)", r.ws.Name, name, death, err)
