@@ -12,6 +12,9 @@ import (
 	"github.com/Morphux/quarry"
 )
 
+// Run these with -fuzzminimizetime 5x: seeds are real ELF files and archives,
+// which the fuzzer would else spend its time on making smaller.
+
 // FuzzInspect: whatever a file holds, looking into it ends, and what it says
 // fits into a record.
 func FuzzInspect(f *testing.F) {

@@ -54,6 +54,7 @@ var (
 	refuseOwner  = refusal{"file whose owner is not one of the workspace's", "files whose owners are not the workspace's", "install with owners from 0 to 65535"}
 	refuseCaps   = refusal{"file with capabilities of an unknown form", "files with capabilities of an unknown form", "set them with setcap, in the workspace"}
 	refuseDepth  = refusal{"folder that is too deep", "folders that are too deep", "install in fewer levels"}
+	refuseBuild  = refusal{"path inside the folders of the build itself", "paths inside the folders of the build itself", "DESTDIR was applied twice, or a path of the build was taken for one of the system"}
 	refuseLong   = refusal{"path that is too long", "paths that are too long", "install under shorter names"}
 )
 

@@ -26,7 +26,8 @@ type Options struct {
 	Base LibraryIndex
 	Deps []Dependency
 	// BuildPaths are folders that exist in the workspace only, e.g. /quarry.
-	// What points into them is warned about.
+	// What the package has in them is refused, what it has pointing into them
+	// is warned about.
 	BuildPaths []string
 	// Limits of zero are DefaultLimits.
 	Limits Limits
@@ -134,24 +135,26 @@ func (t *tree) facts() *quarry.Facts {
 	return f
 }
 
+// inBuild reports whether a path is or is in one of the build's folders.
+func (t *tree) inBuild(p string) bool {
+	return slices.ContainsFunc(t.BuildPaths, func(dir string) bool {
+		return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+	})
+}
+
 // pointsIntoBuild warns of what will be broken or unsafe outside the workspace.
 func (t *tree) pointsIntoBuild(e *entry) {
-	inside := func(p string) bool {
-		return slices.ContainsFunc(t.BuildPaths, func(dir string) bool {
-			return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
-		})
-	}
-	if e.Kind == quarry.KindSymlink && inside(e.Target) {
+	if e.Kind == quarry.KindSymlink && t.inBuild(e.Target) {
 		e.warn = append(e.warn, fmt.Sprintf("points into the build, to %s", quotePath(e.Target)))
 	}
-	if inside(e.Interpreter) {
+	if t.inBuild(e.Interpreter) {
 		e.warn = append(e.warn, fmt.Sprintf("has its interpreter in the build, %s", quotePath(e.Interpreter)))
 	}
 	if e.ELF == nil {
 		return
 	}
 	for _, dir := range slices.Concat(e.ELF.RPath, e.ELF.RunPath) {
-		if inside(dir) {
+		if t.inBuild(dir) {
 			e.warn = append(e.warn, fmt.Sprintf("searches libraries in the build, in %s: link it without this rpath", quotePath(dir)))
 		}
 	}

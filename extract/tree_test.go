@@ -309,6 +309,7 @@ func TestTreeRefuses(t *testing.T) {
 		{"escape", files(file("a\x1b[2J", "", 0o644)), Limits{}, []string{`"/a\x1b[2J"`}, "1 name that is not UTF-8"},
 		{"not UTF-8", files(file("caf\xe9", "", 0o644)), Limits{}, []string{`"/caf\xe9"`}, "1 name that is not UTF-8"},
 		{"target not UTF-8", files(link("l", "caf\xe9")), Limits{}, []string{"/l"}, "1 link whose target"},
+		{"DESTDIR twice", files(dir("quarry", 0o755), dir("quarry/dest", 0o755), dir("quarry/dest/usr", 0o755)), Limits{}, []string{"/quarry/dest"}, "DESTDIR was applied twice"},
 		{"two reasons", files(file("a\tb", "", 0o644), link("l", "x\ny")), Limits{}, []string{`"/a\tb"`, "/l"}, "; 1 name"},
 		{"owner above", files(testFile{path: "o", mode: unix.S_IFREG, uid: 65536}), Limits{}, []string{"/o"}, "owner"},
 		{"owner below", files(testFile{path: "o", mode: unix.S_IFREG, gid: -1}), Limits{}, []string{"/o"}, "owner"},
@@ -329,7 +330,7 @@ func TestTreeRefuses(t *testing.T) {
 			root := t.TempDir()
 			c.make(t, root)
 			store := newStore(t)
-			err := refusedBy(t, root, Options{Store: store, Limits: c.limits})
+			err := refusedBy(t, root, Options{Store: store, Limits: c.limits, BuildPaths: []string{"/quarry/dest"}})
 			if d := cmp.Diff(c.paths, err.Paths); d != "" {
 				t.Errorf("paths (-want +got):\n%s", d)
 			}
@@ -461,7 +462,7 @@ func TestWarnings(t *testing.T) {
 	facts, _ := extractTree(t, root, Options{BuildPaths: []string{"/quarry"}})
 	want := []string{
 		"/all can be written by everybody (mode 0666)",
-		`/attr has the extended attribute "user.origin", which the artifact does not keep`,
+		`/attr has 1 extended attribute, the first "user.origin", which the artifact does not keep`,
 		"/fake cannot be read as what it seems to be: it begins as an ELF file, but it is cut short",
 		"/gid is setgid (group 0, mode 2755)",
 		"/into points into the build, to /quarry/dest/usr/lib/x",

@@ -134,6 +134,10 @@ func (t *tree) name(ctx context.Context, dir int, at, name string, depth int) er
 		return nil
 	case !fitText(p, t.Limits.Path):
 		t.refused.add(refuseName, p)
+	case t.inBuild(p):
+		// One for the whole folder: below it the tree is there a second time.
+		t.refused.add(refuseBuild, p)
+		return nil
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -229,8 +233,8 @@ func (t *tree) warnings(e *entry, left []string) {
 	if e.caps != nil {
 		warn("has the file capabilities %s", showCaps(e.caps))
 	}
-	for _, attr := range left {
-		warn("has the extended attribute %.80q, which the artifact does not keep", attr)
+	if len(left) > 0 { // one warning: a file may have hundreds
+		warn("has %s, the first %.80q, which the artifact does not keep", plural(len(left), "extended attribute"), left[0])
 	}
 }
 

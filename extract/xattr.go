@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,7 @@ func xattrs(dir int, name string, rootID uint32) (caps []byte, left []string, er
 			left = append(left, attr)
 		}
 	}
+	slices.Sort(left) // file systems list them in any order
 	return caps, left, nil
 }
 
