@@ -51,6 +51,9 @@ type Podman struct {
 	URI     string `toml:"uri"`     // unix:///run/podman/podman.sock; blank: a service of Quarry's own
 	Runtime string `toml:"runtime"` // runc or crun; blank: whichever works here
 	IDBase  int    `toml:"id_base"` // first host id of the builds' user namespaces
+	// ImageStores are further podman storage folders, only read, whose bases
+	// can be used as if they were here.
+	ImageStores []string `toml:"image_stores"`
 }
 
 // Build says how builds run.

@@ -52,7 +52,11 @@ func Ago(t, now time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return Duration(max(0, now.Sub(t)).Truncate(time.Second)) + " ago"
+	d := now.Sub(t).Truncate(time.Second)
+	if d <= 0 {
+		return "just now"
+	}
+	return Duration(d) + " ago"
 }
 
 // Colour is a terminal colour.

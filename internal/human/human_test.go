@@ -52,3 +52,15 @@ func TestTable(t *testing.T) {
 		t.Errorf("table is\n%q, want\n%q", b.String(), want)
 	}
 }
+
+func TestAgo(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, tt := range []struct {
+		at   time.Time
+		want string
+	}{{time.Time{}, "-"}, {now, "just now"}, {now.Add(time.Hour), "just now"}, {now.Add(-90 * time.Second), "1 m 30 s ago"}} {
+		if got := Ago(tt.at, now); got != tt.want {
+			t.Errorf("Ago(%v) = %q, want %q", tt.at, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/config"
+	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/pipeline"
+	"github.com/Morphux/quarry/recipe"
+	"github.com/Morphux/quarry/results"
+	"github.com/spf13/cobra"
+)
+
+func newBuildCmd(a *app) *cobra.Command {
+	var arch, channel, output string
+	var asJSON, quiet bool
+	cmd := &cobra.Command{
+		Use:   "build DIR",
+		Short: "Build one package from a folder, without a farm",
+		Long: `Builds the package in DIR as the farm would, in a clean workspace of the base of
+its arch, and prints the facts. Nothing is recorded. DIR is taken as it stands,
+without .git; changes that are not committed are built too. Needed packages come
+from the results repository and the artifacts of the state folder.`,
+		Example: `  quarry build ./zlib
+  quarry build --arch aarch64 --output out ./zlib     keep the record and the artifact`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.config()
+			if err != nil {
+				return err
+			}
+			log := cmd.ErrOrStderr()
+			if quiet {
+				log = io.Discard
+			}
+			if channel == "" {
+				channel = c.DefaultChannel
+			}
+			out, rec, err := buildFolder(cmd.Context(), a, c, args[0], arch, channel, output, log)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				enc.SetEscapeHTML(false)
+				err = enc.Encode(out)
+			} else {
+				err = printOutcome(cmd.OutOrStdout(), out, rec, terminal(cmd.OutOrStdout()).Color)
+			}
+			if err == nil && out.Failure != nil {
+				err = &exitError{control.ExitBuild}
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&arch, "arch", config.HostArch(), "arch to build for")
+	cmd.Flags().StringVar(&channel, "channel", "", "channel that dependencies come from (default the configuration's)")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "folder to write the artifact, record and list of files to")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the outcome as JSON")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show the build's log")
+	return cmd
+}
+
+// buildFolder makes one attempt at the package in a folder.
+func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, channel, output string, log io.Writer) (*quarry.Outcome, *results.Record, error) {
+	for _, err := range []error{quarry.CheckArch(arch), quarry.CheckChannel(channel)} {
+		if err != nil {
+			return nil, nil, &control.Error{Code: control.ExitUsage, Err: err}
+		}
+	}
+	source, closeSource, err := pipeline.Folder(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer closeSource()
+	r, err := recipe.Load(source)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r.Ext.Noarch {
+		arch = quarry.Noarch
+	}
+	commit, when := headOf(dir)
+	b := quarry.Build{
+		Release: quarry.Release{Package: r.Package, Version: r.Version, Channel: channel, Commit: commit, Time: when,
+			Archs: []string{arch}, Needs: r.Info.Needed},
+		Arch: arch, State: quarry.Running, Attempt: 1, Created: time.Now(), Started: time.Now(),
+	}
+	b.Key = quarry.BuildKey(b.Target(), commit, "")
+
+	deps, err := localDependencies(c, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, conn, err := openImages(ctx, c, a.logger(log))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Close()
+	pipe, err := newPipeline(c, store)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := pipe.Run(ctx, pipeline.Input{Build: b, Recipe: r, Source: source, Deps: deps, Log: log,
+		Reproduce: fmt.Sprintf("quarry build --arch %s %s", arch, strconv.Quote(dir))})
+	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer stop()
+	if err := errors.Join(err, store.Close(end)); err != nil {
+		return nil, nil, err
+	}
+	rec, err := results.NewRecord(out, time.Duration(c.Build.Standard).Seconds())
+	if err != nil {
+		return nil, nil, err
+	}
+	if output != "" {
+		err = writeOutput(output, out, rec, pipe)
+	}
+	return out, rec, err
+}
+
+// localDependencies finds what a build needs among the records at hand.
+func localDependencies(c *config.Config, b quarry.Build) ([]pipeline.Dependency, error) {
+	if len(b.Needs) == 0 {
+		return nil, nil
+	}
+	reader, err := results.OpenReader(c.Results(), b.Channel)
+	if err != nil {
+		return nil, fmt.Errorf("%s needs %s: %w", b.Package, strings.Join(b.Needs, ", "), err)
+	}
+	defer reader.Close()
+	r := records{reader.Snapshot}
+	var direct []quarry.DepUsed
+	for _, n := range b.Needs {
+		d, ok, err := r.Resolve(n, b.Arch)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, fmt.Errorf("%s needs %s, which has no record for %s in %s: push it to the farm first", b.Package, n, b.Arch, c.Results())
+		}
+		direct = append(direct, d)
+	}
+	return r.dependencies(b.Arch, direct)
+}
+
+// headOf gives the commit a folder stands at and its time; a folder that is no
+// git repository has none, and its time is fixed so that artifacts reproduce.
+func headOf(dir string) (commit string, when time.Time) {
+	cmd := exec.Command("git", "-C", dir, "log", "-1", "--format=%H %ct")
+	cmd.Env = append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(mustAbs(dir)))
+	out, err := cmd.Output()
+	hash, secs, ok := strings.Cut(strings.TrimSpace(string(out)), " ")
+	n, perr := strconv.ParseInt(secs, 10, 64)
+	if err != nil || !ok || perr != nil || len(hash) != 40 {
+		return hex.EncodeToString(make([]byte, 20)), time.Unix(315532800, 0) // 1980, which zip files can hold
+	}
+	return hash, time.Unix(n, 0)
+}
+
+func mustAbs(dir string) string {
+	if abs, err := filepath.Abs(dir); err == nil {
+		return abs
+	}
+	return dir
+}
+
+func writeOutput(dir string, out *quarry.Outcome, rec *results.Record, pipe *pipeline.Pipeline) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%s-%s-%s", out.Build.Package, out.Build.Version, out.Build.Arch)
+	data, err := rec.Marshal()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".toml"), data, 0o644); err != nil {
+		return err
+	}
+	if out.Artifact == nil {
+		return nil
+	}
+	data, err = results.MarshalFiles(out.Build.Package, out.Build.Version, out.Build.Arch, out.Facts.Files)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".files.toml"), data, 0o644); err != nil {
+		return err
+	}
+	src, err := pipe.Artifacts.Open(out.Artifact.SHA256)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.Create(filepath.Join(dir, name+".tar.zst"))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
+}
+
+// printOutcome shows a build's outcome to a person.
+func printOutcome(w io.Writer, o *quarry.Outcome, rec *results.Record, color bool) error {
+	b := o.Build
+	verdict := human.Paint("succeeded", human.Green, color)
+	if o.Failure != nil {
+		verdict = human.Paint("failed", human.Red, color) + " in " + o.Failure.Step + ": " + human.Safe(o.Failure.Message, false)
+	}
+	fmt.Fprintf(w, "%s %s %s %s in %s\n", b.Package, b.Version, b.Arch, verdict, human.Duration(o.Ended.Sub(o.Started)))
+	if o.Failure != nil {
+		for _, p := range o.Failure.Paths {
+			fmt.Fprintf(w, "  %s\n", human.Safe(p, false))
+		}
+	}
+	if len(o.Steps) > 0 {
+		fmt.Fprintln(w, "\nSteps")
+		t := human.Table{Head: []string{"  STEP", "WALL", "USER", "SYS", "STATUS"}, Color: color}
+		for _, s := range o.Steps {
+			t.Row("  "+s.Name, human.Duration(s.Wall), human.Duration(s.User), human.Duration(s.Sys), s.Status)
+		}
+		if _, err := t.WriteTo(w); err != nil {
+			return err
+		}
+	}
+	if o.Facts == nil {
+		return nil
+	}
+	fmt.Fprintf(w, "\nFiles (%d, %s)\n", len(o.Facts.Files), human.Size(o.Facts.Size))
+	t := human.Table{Head: []string{"  MODE", "CLASS", "SIZE", "PATH", ""}, Color: color}
+	for _, f := range o.Facts.Files {
+		if f.Kind == quarry.KindDir {
+			continue
+		}
+		what := f.Target
+		switch {
+		case what != "":
+			what = "-> " + what
+		case f.ELF != nil && f.ELF.Soname != "":
+			what = f.ELF.Arch + " " + f.ELF.Soname
+		case f.ELF != nil:
+			what = f.ELF.Arch
+		case f.Interpreter != "":
+			what = f.Interpreter
+		}
+		t.Row(fmt.Sprintf("  %04o", f.Mode), string(f.Class), human.Size(f.Size), f.Path, human.Cell(what, human.Dim))
+	}
+	if _, err := t.WriteTo(w); err != nil {
+		return err
+	}
+	if len(o.Facts.Libraries) > 0 {
+		fmt.Fprintln(w, "\nNeeded libraries")
+		t := human.Table{Color: color}
+		for _, l := range o.Facts.Libraries {
+			from, paint := l.From, human.Plain
+			if l.Owner != "" {
+				from += " " + l.Owner
+			}
+			if l.From == "nowhere" {
+				paint = human.Red
+			}
+			t.Row("  "+l.Soname, human.Cell(from, paint), l.Path)
+		}
+		if _, err := t.WriteTo(w); err != nil {
+			return err
+		}
+	}
+	for _, warning := range append(o.Warnings, o.Facts.Warnings...) {
+		fmt.Fprintln(w, human.Paint("warning", human.Yellow, color)+": "+human.Safe(warning, false))
+	}
+	fmt.Fprintf(w, "\nPeak memory %s", human.Size(o.Usage.PeakMemory))
+	if rec.Time.SBU > 0 {
+		fmt.Fprintf(w, ", %.2f SBU", rec.Time.SBU)
+	}
+	fmt.Fprintf(w, "\nArtifact %s (%s)\n", o.Artifact.SHA256, human.Size(o.Artifact.Size))
+	return nil
+}

@@ -1,0 +1,178 @@
+// Command quarry is the build farm of Morphux Linux: the daemon, its git hooks,
+// the guest that runs in a build's container, and the command line, in one
+// binary.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/Morphux/quarry/config"
+	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/runner/guest"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// version is set by the linker (make build); go install leaves it to the
+// module's.
+var version = ""
+
+func init() {
+	if version != "" {
+		return
+	}
+	version = "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		version = info.Main.Version
+	}
+}
+
+func main() {
+	// The guest is the first process of a hostile container: it must start in
+	// milliseconds and has no use for flags, signals or colours.
+	if len(os.Args) == 3 && os.Args[1] == "guest" {
+		os.Exit(guest.Main(os.Args[2]))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// app is what the commands share: the global flags, and what follows from them.
+type app struct {
+	configPath string
+	state      string
+	verbose    bool
+}
+
+// config reads the configuration, once the flags are known.
+func (a *app) config() (*config.Config, error) {
+	c, err := config.Load(a.configPath)
+	if err != nil {
+		return nil, &control.Error{Code: control.ExitUsage, Err: err}
+	}
+	if a.state != "" {
+		if err := c.SetState(a.state); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (a *app) logger(w io.Writer) *slog.Logger {
+	level := slog.LevelInfo
+	if a.verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// run is main without the process: arguments in, exit code out. Errors become
+// text here and nowhere else.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	root := newRootCmd()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return control.ExitOK
+	}
+	var silent *exitError
+	if errors.As(err, &silent) {
+		return silent.code
+	}
+	fmt.Fprintf(errOut, "quarry: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	if ctx.Err() != nil {
+		return 130
+	}
+	var flag *flagError
+	if errors.As(err, &flag) || strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "accepts ") || strings.HasPrefix(err.Error(), "requires ") {
+		return control.ExitUsage
+	}
+	var coded interface{ ExitCode() int }
+	if errors.As(err, &coded) {
+		return coded.ExitCode()
+	}
+	return control.Code(err)
+}
+
+// exitError ends the program with a code when everything has been said.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+type flagError struct{ error }
+
+func newRootCmd() *cobra.Command {
+	a := &app{}
+	root := &cobra.Command{
+		Use:   "quarry",
+		Short: "The build farm of Morphux Linux",
+		Long: `Quarry builds packages. A maintainer pushes a branch name-version over SSH;
+Quarry builds it in a clean system for each arch and commits a record of what
+came out into a git results repository, which MPM reads as its database.`,
+		Example: `  quarry images bootstrap x86_64          make a clean base system
+  quarry key add alice alice.pub          let alice push
+  quarry serve                            run the farm
+  quarry status                           see what it does
+  quarry build ./zlib                     build one package here, without a farm`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+	}
+	root.PersistentFlags().StringVarP(&a.configPath, "config", "c", "", "configuration file (default quarry.toml if there is one)")
+	root.PersistentFlags().StringVar(&a.state, "state", "", "state folder, instead of the configuration's")
+	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log more")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &flagError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
+	})
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddGroup(&cobra.Group{ID: "farm", Title: "A running farm:"}, &cobra.Group{ID: "admin", Title: "Setting one up:"},
+		&cobra.Group{ID: "local", Title: "Without a farm:"})
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("farm", verbCmds(a)...)
+	add("admin", newServeCmd(a), newKeyCmd(a.dir((*config.Config).Keys)), newHookCmd(a))
+	add("local", newBuildCmd(a))
+	return root
+}
+
+// dir gives a function that tells one of the configured places.
+func (a *app) dir(place func(*config.Config) string) func() (string, error) {
+	return func() (string, error) {
+		c, err := a.config()
+		if err != nil {
+			return "", err
+		}
+		return place(c), nil
+	}
+}
+
+// terminal says what an output is.
+func terminal(w io.Writer) control.Terminal {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return control.Terminal{}
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		width = 0
+	}
+	return control.Terminal{TTY: true, Width: width, Color: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+}

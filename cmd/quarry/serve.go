@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/config"
+	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/hooks"
+	"github.com/Morphux/quarry/internal/livelog"
+	"github.com/Morphux/quarry/keys"
+	"github.com/Morphux/quarry/queue"
+	"github.com/Morphux/quarry/repos"
+	"github.com/Morphux/quarry/results"
+	"github.com/Morphux/quarry/sshd"
+	"github.com/spf13/afero"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+func newServeCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Run the farm",
+		Long: `Runs the daemon in the foreground until SIGTERM or SIGINT: the SSH server that
+takes pushes, the queue and its builders, and the control socket. Running builds
+are put back when it stops and run again when it starts.`,
+		Example: `  quarry serve
+  quarry serve --config /etc/quarry.toml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.config()
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), c, a.logger(cmd.ErrOrStderr()))
+		},
+	}
+}
+
+// serve runs the farm until ctx ends.
+func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) {
+	unlock, err := lockState(c)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	began := time.Now()
+
+	// What only reads and writes files comes first: it fails at once or not at all.
+	socket, err := control.Listen(c.Socket())
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	people, err := keys.Open(c.Keys(), log)
+	if err != nil {
+		return err
+	}
+	logs, err := livelog.Open(afero.NewBasePathFs(afero.NewOsFs(), c.LogDir()),
+		livelog.Options{MaxAge: time.Duration(c.Logs.Keep), MaxBytes: int64(c.Logs.Max)})
+	if err != nil {
+		return err
+	}
+	res, err := results.Open(c.Results(), results.Options{SBU: time.Duration(c.Build.Standard).Seconds(), Head: c.DefaultChannel, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer res.Close()
+	packages, err := repos.Open(c.Repos(), c.Git.Extra)
+	if err != nil {
+		return err
+	}
+
+	store, conn, err := openImages(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if err := store.Sweep(ctx); err != nil {
+		return err
+	}
+	pipe, err := newPipeline(c, store)
+	if err != nil {
+		return err
+	}
+	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, logs: logs, ssh: sshBase(c.SSH.Listen)}
+	if err := os.MkdirAll(c.Journal(), 0o755); err != nil {
+		return err
+	}
+	q, err := queue.New(queue.Options{
+		Fs:       afero.NewBasePathFs(afero.NewOsFs(), c.Journal()),
+		Releases: st.releases, Records: st.records, Run: st.run, Record: st.record, LastBuild: st.lastBuild,
+		Probe: st.probe, ProbeArch: st.probeArch,
+		Workers: c.Workers(), ReplanEvery: time.Duration(c.Queue.Replan), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Version: version, Started: began})
+	door, err := newDoor(c, people, packages, verbs, log)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", c.SSH.Listen)
+	if err != nil {
+		return fmt.Errorf("ssh.listen %s cannot be listened on: %w", c.SSH.Listen, err)
+	}
+
+	log.Info("quarry serves", "version", version, "ssh", listener.Addr(), "state", c.State, "workers", c.Workers())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return q.Run(ctx) })
+	group.Go(func() error { return serveDoor(ctx, door, listener) })
+	group.Go(func() error { return control.Serve(ctx, socket, verbs, log) })
+	group.Go(func() error { return people.Watch(ctx) })
+	group.Go(func() error {
+		return hooks.Watch(ctx, c.Spool(), log, func(p hooks.Push) error {
+			_, err := q.Pushed(ctx, p.Package)
+			if problem := (queue.Problem{}); errors.As(err, &problem) {
+				return nil // status shows it
+			}
+			return err
+		})
+	})
+	group.Go(func() error { prune(ctx, logs, log); return nil })
+	err = group.Wait()
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = nil
+	}
+	// Nothing new is begun now; what is left of workspaces goes with podman.
+	end, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	defer stop()
+	err = errors.Join(err, store.Close(end))
+	log.Info("quarry has stopped")
+	return err
+}
+
+// newDoor makes the SSH server.
+func newDoor(c *config.Config, people *keys.Store, packages *repos.Repos, verbs control.Table, log *slog.Logger) (*sshd.Server, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return sshd.New(sshd.Options{
+		HostKey: c.HostKey(), Keys: people, Repos: fetchable{packages, c.Results()}, Channels: channels(c),
+		Verbs: func(ctx context.Context, id quarry.Identity, argv []string, _ io.Reader, out, errOut io.Writer, term sshd.Terminal) int {
+			return verbs.Run(ctx, id, argv, out, errOut, control.Terminal{TTY: term.TTY, Width: term.Width, Color: term.TTY})
+		},
+		Hooks: hooks.Options{Binary: self, Settings: hooks.Settings{Socket: c.Socket(), Spool: c.Spool(), Channel: c.DefaultChannel}},
+		Home:  filepath.Join(c.State, "home"), MaxPush: int64(c.Git.MaxPush), Log: log,
+	})
+}
+
+// serveDoor takes connections until ctx ends, then lets pushes under way end.
+func serveDoor(ctx context.Context, door *sshd.Server, l net.Listener) error {
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		end, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		stopped <- door.Shutdown(end)
+	})
+	err := door.Serve(l)
+	if !stop() {
+		err = errors.Join(err, <-stopped)
+	}
+	return err
+}
+
+// databaseName is what the results repository is called over SSH, beside the
+// packages; no package can have the name.
+const databaseName = "results"
+
+// fetchable is the package repositories and, only to be read, the results.
+type fetchable struct {
+	*repos.Repos
+	results string
+}
+
+func (f fetchable) Path(name string) (string, error) {
+	if name == databaseName {
+		return f.results, nil
+	}
+	return f.Repos.Path(name)
+}
+
+func (f fetchable) Ensure(name string) (string, error) {
+	if name == databaseName {
+		return "", errors.New("results.git is the farm's database: it can be fetched, only the farm writes it")
+	}
+	return f.Repos.Ensure(name)
+}
+
+// lockState keeps a second daemon out of the state folder. The lock goes with
+// the process, however it ends.
+func lockState(c *config.Config) (unlock func(), err error) {
+	for _, dir := range []string{c.State, c.Spool()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("state folder cannot be made: %w", err)
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(c.State, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("state folder %s cannot be locked: %w", c.State, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("state folder %s is in use: another quarry serves it, stop that first", c.State)
+	}
+	return func() { f.Close() }, nil
+}
+
+func prune(ctx context.Context, logs *livelog.Store, log *slog.Logger) {
+	for {
+		if gone, err := logs.Prune(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("old logs cannot be removed", "err", err)
+		} else if len(gone) > 0 {
+			log.Info("old logs removed", "builds", len(gone))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Hour):
+		}
+	}
+}
+
+func channels(c *config.Config) []string {
+	var names []string
+	for n := range c.Channels {
+		names = append(names, n)
+	}
+	return names
+}

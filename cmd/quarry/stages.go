@@ -1,0 +1,321 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/config"
+	"github.com/Morphux/quarry/extract"
+	"github.com/Morphux/quarry/graph"
+	"github.com/Morphux/quarry/images"
+	"github.com/Morphux/quarry/internal/livelog"
+	"github.com/Morphux/quarry/internal/podman"
+	"github.com/Morphux/quarry/pipeline"
+	"github.com/Morphux/quarry/queue"
+	"github.com/Morphux/quarry/repos"
+	"github.com/Morphux/quarry/results"
+	"golang.org/x/sys/unix"
+)
+
+// openImages starts podman and opens the bases of a configuration.
+func openImages(ctx context.Context, c *config.Config, log *slog.Logger) (*images.Store, *podman.Conn, error) {
+	conn, err := podman.Start(ctx, podman.Config{State: c.State, URI: c.Podman.URI, Runtime: c.Podman.Runtime, ImageStores: c.Podman.ImageStores, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	store, err := images.New(conn, images.Options{
+		WorkDir: c.Work(), Guest: self, UIDBase: c.Podman.IDBase, Limits: limits(c), Log: log,
+	})
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return store, conn, nil
+}
+
+func limits(c *config.Config) images.Limits {
+	return images.Limits{
+		Memory: int64(c.Limits.Memory), Disk: int64(c.Limits.Disk), Pids: c.Limits.Processes, NoFile: c.Limits.Files,
+	}
+}
+
+func newPipeline(c *config.Config, store *images.Store) (*pipeline.Pipeline, error) {
+	artifacts, err := extract.OpenArtifacts(c.Artifacts())
+	if err != nil {
+		return nil, err
+	}
+	return &pipeline.Pipeline{
+		Images: store, Artifacts: artifacts,
+		Libraries: &pipeline.Libraries{Dir: filepath.Join(c.State, "cache", "libraries")},
+		Settings: pipeline.Settings{
+			Name: c.Builder, Version: version, HostArch: config.HostArch(), Jobs: c.Jobs(), Command: c.Build.Command,
+			Limits: limits(c), Step: time.Duration(c.Limits.Step), Silence: time.Duration(c.Limits.Silence), Log: int64(c.Limits.Log),
+		},
+	}, nil
+}
+
+// stages are what the queue works with: how this daemon finds releases, builds
+// them and records what came of it.
+type stages struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	conn     *podman.Conn
+	images   *images.Store
+	pipeline *pipeline.Pipeline
+	repos    *repos.Repos
+	results  *results.Repo
+	logs     *livelog.Store
+	ssh      string // how people reach us, e.g. ssh://farm:2222
+}
+
+func (f *stages) channelArchs(channel string) []string {
+	if ch := f.cfg.Channels[channel]; ch != nil {
+		return ch.Archs
+	}
+	return nil
+}
+
+func (f *stages) releases(ctx context.Context, pkg string) ([]quarry.Release, []queue.Problem, error) {
+	list, problems, err := f.repos.Releases(ctx, pkg, f.channelArchs)
+	if err != nil {
+		return nil, nil, err
+	}
+	out := make([]queue.Problem, len(problems))
+	for i, p := range problems {
+		out[i] = queue.Problem{Package: p.Package, Branch: p.Branch, Err: p.Err}
+	}
+	return list, out, nil
+}
+
+// records is a channel's records as the queue looks at them.
+type records struct{ *results.Snapshot }
+
+func (f *stages) records(_ context.Context, channel string) (queue.Records, error) {
+	s, err := f.results.Snapshot(channel)
+	if err != nil {
+		return nil, err
+	}
+	return records{s}, nil
+}
+
+func (r records) provider(pkg, arch string) ([]quarry.DepUsed, error) {
+	versions, err := r.Versions(pkg, arch)
+	if err != nil {
+		return nil, err
+	}
+	var out []quarry.DepUsed
+	for _, v := range versions {
+		a, ok, err := r.Available(pkg, v, arch)
+		if err != nil {
+			return nil, err
+		}
+		if ok && a.Artifact != "" {
+			out = append(out, quarry.DepUsed{Package: a.Package, Version: a.Version, Artifact: a.Artifact})
+		}
+	}
+	return out, nil
+}
+
+func (r records) Resolve(dep, arch string) (quarry.DepUsed, bool, error) {
+	return graph.Resolve(dep, arch, r.provider)
+}
+
+// dependencies gives all that a build's dependencies bring with them, with
+// their files.
+func (r records) dependencies(arch string, direct []quarry.DepUsed) ([]pipeline.Dependency, error) {
+	all, err := graph.Closure(direct, arch, func(d quarry.DepUsed) ([]string, error) {
+		rec, err := r.record(d, arch)
+		if err != nil {
+			return nil, err
+		}
+		return rec.Recipe.Needed, nil
+	}, r.provider)
+	if err != nil {
+		return nil, err
+	}
+	var out []pipeline.Dependency
+	for _, d := range all {
+		rec, err := r.record(d, arch)
+		if err != nil {
+			return nil, err
+		}
+		files, err := r.Files(d.Package, d.Version, rec.Arch)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, pipeline.Dependency{DepUsed: d, Files: files, Size: rec.InstalledSize})
+	}
+	return out, nil
+}
+
+func (r records) record(d quarry.DepUsed, arch string) (*results.Record, error) {
+	a, ok, err := r.Available(d.Package, d.Version, arch)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("dependency %s %s has no record for %s any more: build it again", d.Package, d.Version, arch)
+	}
+	return r.Get(d.Package, d.Version, a.Arch)
+}
+
+// run is one attempt at a build. The log of all attempts is one log.
+func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUsed, onStep func(string)) (_ *quarry.Outcome, err error) {
+	if err := f.probe(ctx); err != nil {
+		return nil, err
+	}
+	log, err := f.logs.Create(b.Number, b.Attempt)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			why := err
+			if ctx.Err() != nil {
+				why = context.Cause(ctx)
+			}
+			fmt.Fprintf(log, "==> quarry: attempt %d ended without a result: %v\n", b.Attempt, why)
+		}
+		if cerr := log.Close(); cerr != nil {
+			f.log.Warn("a log could not be kept whole", "build", b.Number, "err", cerr)
+		}
+	}()
+	recipe, err := f.repos.Recipe(ctx, b.Release)
+	if err != nil {
+		return nil, err
+	}
+	source, err := f.repos.Source(b.Release)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := f.results.Snapshot(b.Channel)
+	if err != nil {
+		return nil, err
+	}
+	deps, err := records{snap}.dependencies(b.Arch, direct)
+	if err != nil {
+		return nil, err
+	}
+	out, err := f.pipeline.Run(ctx, pipeline.Input{
+		Build: b, Recipe: recipe, Source: source, Deps: deps, Log: log, OnStep: onStep,
+		Reproduce: fmt.Sprintf("git clone -b %s %s/%s.git && quarry build --arch %s %s",
+			quarry.Branch(b.Package, b.Version), f.ssh, b.Package, b.Arch, b.Package),
+	})
+	if err != nil {
+		return nil, f.classify(err)
+	}
+	fmt.Fprintf(log, "==> quarry: %s\n", sentence(out))
+	return out, nil
+}
+
+func sentence(o *quarry.Outcome) string {
+	if o.Failure != nil {
+		return fmt.Sprintf("failed in %s: %s", o.Failure.Step, o.Failure.Message)
+	}
+	return fmt.Sprintf("succeeded: %d files, artifact %s", len(o.Facts.Files), o.Artifact.SHA256)
+}
+
+// classify says how far an error of the farm reaches.
+func (f *stages) classify(err error) error {
+	switch {
+	case errors.Is(err, podman.ErrGone):
+		return &queue.FarmError{Err: err}
+	case errors.As(err, new(*images.NoBaseError)):
+		return &queue.ArchError{Err: err}
+	}
+	return err
+}
+
+// probe asks whether builds can run: podman answers and the disk has room.
+func (f *stages) probe(ctx context.Context) error {
+	if err := f.room(); err != nil {
+		return &queue.FarmError{Err: err}
+	}
+	call, stop := context.WithTimeout(ctx, 10*time.Second)
+	defer stop()
+	if _, err := f.conn.Context(call); err != nil {
+		return &queue.FarmError{Err: err}
+	}
+	return nil
+}
+
+// room reports an error when the state folder is nearly full: a build that
+// runs out of disk half-way would cost more than waiting.
+func (f *stages) room() error {
+	var s unix.Statfs_t
+	if err := unix.Statfs(f.cfg.State, &s); err != nil {
+		return fmt.Errorf("state folder %s cannot be looked at: %w", f.cfg.State, err)
+	}
+	free := int64(s.Bavail) * s.Bsize
+	if free < int64(f.cfg.Queue.MinFree) {
+		return fmt.Errorf("state folder %s has %d MiB left, less than queue.min_free: make room", f.cfg.State, free>>20)
+	}
+	return nil
+}
+
+func (f *stages) probeArch(ctx context.Context, arch string) error {
+	if arch == quarry.Noarch {
+		arch = config.HostArch()
+	}
+	bases, err := f.images.Bases(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(bases, func(b images.Base) bool { return b.Arch == arch }) {
+		return &images.NoBaseError{Arch: arch}
+	}
+	return nil
+}
+
+func (f *stages) record(ctx context.Context, o *quarry.Outcome) (string, error) {
+	commit, err := f.results.Record(ctx, o)
+	if errors.Is(err, results.ErrObsolete) {
+		return "", fmt.Errorf("%w: %w", queue.ErrObsolete, err)
+	}
+	return commit, err
+}
+
+// lastBuild is the highest number that a record or a log knows, so that
+// numbering goes on when the queue's folder was wiped.
+func (f *stages) lastBuild(context.Context) (int64, error) {
+	rec, err := f.results.LastBuild()
+	if err != nil {
+		return 0, err
+	}
+	log, err := f.logs.Last()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	return max(rec, log), nil
+}
+
+// sshBase is the address that people reach an SSH listener at.
+func sshBase(listen string) string {
+	host, port, _ := strings.Cut(listen, ":")
+	if i := strings.LastIndexByte(listen, ':'); i >= 0 {
+		host, port = listen[:i], listen[i+1:]
+	}
+	if host == "" || host == "0.0.0.0" || host == "[::]" {
+		if h, err := os.Hostname(); err == nil {
+			host = h
+		}
+	}
+	if port == "22" {
+		return "ssh://" + host
+	}
+	return "ssh://" + host + ":" + port
+}

@@ -1,0 +1,49 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/Morphux/quarry/extract"
+	"github.com/Morphux/quarry/images"
+)
+
+// Libraries keeps the library index of each base, in memory and as files by
+// the base's digest: a base never changes. The folder is disposable.
+type Libraries struct {
+	Dir string
+
+	mu    sync.Mutex // guards known, and makes each index once
+	known map[string]extract.LibraryIndex
+}
+
+// of gives the index of the workspace's base. The workspace must still be
+// clean when it is the first of its base.
+func (l *Libraries) of(ws *images.Workspace) (extract.LibraryIndex, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if x, ok := l.known[ws.Base.Digest]; ok {
+		return x, nil
+	}
+	file := filepath.Join(l.Dir, strings.ReplaceAll(ws.Base.Digest, ":", "-")+".json")
+	var x extract.LibraryIndex
+	if data, err := os.ReadFile(file); err != nil || json.Unmarshal(data, &x) != nil {
+		if x, err = extract.IndexLibraries(ws.Root()); err != nil {
+			return x, err
+		}
+		if data, err := json.Marshal(x); err == nil && os.MkdirAll(l.Dir, 0o755) == nil {
+			// A cache: losing it costs some milliseconds.
+			if tmp := file + ".tmp"; os.WriteFile(tmp, data, 0o644) == nil {
+				os.Rename(tmp, file)
+			}
+		}
+	}
+	if l.known == nil {
+		l.known = map[string]extract.LibraryIndex{}
+	}
+	l.known[ws.Base.Digest] = x
+	return x, nil
+}

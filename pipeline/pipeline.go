@@ -1,0 +1,254 @@
+// Package pipeline makes one attempt at one build: a clean workspace, the
+// recipe's steps in it, and what they staged read into facts and an artifact.
+// The daemon and `quarry build` both go through it.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/extract"
+	"github.com/Morphux/quarry/images"
+	"github.com/Morphux/quarry/recipe"
+	"github.com/Morphux/quarry/runner"
+	"golang.org/x/sys/unix"
+)
+
+// Settings are the farm's own: what a recipe may ask less of, never more.
+type Settings struct {
+	Name     string // of this builder, in records
+	Version  string // of Quarry
+	HostArch string // this machine's arch
+	Jobs     int    // make -j
+	Command  string // builder in the image to call instead of the built-in steps
+	Limits   images.Limits
+	Step     time.Duration // wall time of one step
+	Silence  time.Duration // without output
+	Log      int64         // bytes of output
+}
+
+// Dependency is a package to install into the workspace before the build.
+type Dependency struct {
+	quarry.DepUsed
+	Files []quarry.File // of its record: what libraries it has
+	Size  int64         // installed, bytes
+}
+
+// Input is what one attempt is made from.
+type Input struct {
+	Build     quarry.Build
+	Recipe    *recipe.Recipe
+	Source    fs.FS // the exact commit, without .git
+	Deps      []Dependency
+	Reproduce string    // a command that shows a failure again
+	Log       io.Writer // gets the output of the steps; errors are its own business
+	OnStep    func(step string)
+}
+
+// Pipeline is where builds are made. It may be used by several goroutines.
+type Pipeline struct {
+	Images    *images.Store
+	Artifacts *extract.Artifacts
+	Settings  Settings
+	// Libraries caches the library indexes of bases.
+	Libraries *Libraries
+}
+
+// Run makes one attempt. A failed build is an outcome; an error is the farm's
+// fault, or ctx's end.
+func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
+	if in.OnStep == nil {
+		in.OnStep = func(string) {}
+	}
+	tail := &tailWriter{}
+	log := io.MultiWriter(tail, in.Log)
+	out := &quarry.Outcome{Build: in.Build, Info: in.Recipe.Info, Started: time.Now()}
+	out.Info.Recipe = in.Recipe.Digest
+	out.Warnings = append(out.Warnings, in.Recipe.Warnings...)
+	for _, d := range in.Deps {
+		out.Deps = append(out.Deps, d.DepUsed)
+	}
+
+	in.OnStep(quarry.StepPrepare)
+	lim := p.limits(in.Recipe)
+	ws, err := p.Images.Workspace(ctx, images.Spec{
+		Name: fmt.Sprint(in.Build.Number), Arch: p.arch(in.Build.Arch), Channel: in.Build.Channel,
+		Limits: lim, Network: in.Recipe.Ext.Network && p.networkAllowed(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		// The build may have ended because ctx did; cleaning up must not.
+		clean, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer stop()
+		if cerr := ws.Close(clean); cerr != nil && err == nil {
+			fmt.Fprintf(log, "==> quarry: workspace is not gone yet: %v\n", cerr)
+		}
+	}()
+	out.Host = p.host(ws)
+	fmt.Fprintf(log, "==> quarry: build %d, attempt %d: %s at %.12s in base %.19s (%s)\n", in.Build.Number,
+		in.Build.Attempt, in.Build.Target(), in.Build.Commit, ws.Base.Digest, ws.Emulation)
+	base, err := p.Libraries.of(ws)
+	if err != nil {
+		return nil, err
+	}
+
+	res, err := runner.Run(ctx, ws, p.job(in, log))
+	if err != nil {
+		return nil, err
+	}
+	out.Steps, out.Usage = res.Steps, res.Usage
+	out.Warnings = append(out.Warnings, res.Warnings...)
+	out.Failure = res.Failure
+	if out.Failure == nil {
+		in.OnStep(quarry.StepExtract)
+		begun := time.Now()
+		out.Facts, out.Artifact, err = extract.Tree(ctx, res.Staged, extract.Options{
+			UIDBase: ws.UID, GIDBase: ws.GID, Store: p.Artifacts, SourceTime: in.Build.Time,
+			Base: base, Deps: depIndexes(in.Deps), BuildPaths: []string{"/quarry"},
+		})
+		var refused *extract.RefusedError
+		switch {
+		case errors.As(err, &refused):
+			out.Failure = &quarry.Failure{Step: quarry.StepExtract, Cause: quarry.CauseOutput,
+				Message: "what it installs cannot be accepted: " + refused.Error(), Paths: refused.Paths, Reproduce: in.Reproduce}
+			fmt.Fprintf(log, "==> quarry: %s\n", out.Failure.Message)
+			err = nil
+		case err != nil:
+			return nil, err
+		default:
+			out.Facts.SizeBefore = ws.Base.Size
+			for _, d := range in.Deps {
+				out.Facts.SizeBefore += d.Size
+			}
+			for _, w := range out.Facts.Warnings {
+				fmt.Fprintf(log, "==> quarry: warning: %s\n", w)
+			}
+			out.Steps = append(out.Steps, quarry.Step{Name: quarry.StepExtract, Wall: time.Since(begun)})
+		}
+	}
+	out.Ended = time.Now()
+	out.Status = quarry.Succeeded
+	if out.Failure != nil {
+		out.Status = quarry.Failed
+		if out.Failure.Reproduce == "" {
+			out.Failure.Reproduce = in.Reproduce
+		}
+		out.LogLines = tail.lines()
+	}
+	return out, nil
+}
+
+func (p *Pipeline) job(in Input, log io.Writer) runner.Job {
+	job := runner.Job{
+		Build: in.Build, Recipe: in.Recipe, Source: in.Source, Reproduce: in.Reproduce, Log: log, OnStep: in.OnStep,
+		Command: p.Settings.Command, Jobs: lower(p.Settings.Jobs, in.Recipe.Ext.Jobs),
+		Limits: runner.Limits{Step: p.Settings.Step, Silence: p.Settings.Silence, Log: p.Settings.Log},
+	}
+	for _, d := range in.Deps {
+		job.Deps = append(job.Deps, runner.Dep{DepUsed: d.DepUsed, Path: p.Artifacts.Path(d.Artifact)})
+	}
+	return job
+}
+
+func depIndexes(deps []Dependency) []extract.Dependency {
+	var out []extract.Dependency
+	for _, d := range deps {
+		out = append(out, extract.Dependency{Package: d.Package, Libraries: extract.IndexFiles(d.Files)})
+	}
+	return out
+}
+
+// arch is the architecture of the workspace: what noarch packages are built on
+// is this machine's own.
+func (p *Pipeline) arch(arch string) string {
+	if arch == quarry.Noarch {
+		return p.Settings.HostArch
+	}
+	return arch
+}
+
+// networkAllowed: the base's instance is where the network is for; a build that
+// could fetch could not be reproduced.
+func (p *Pipeline) networkAllowed() bool { return false }
+
+func lower[T int | int64 | time.Duration](farm, asked T) T {
+	if asked > 0 && (asked < farm || farm == 0) {
+		return asked
+	}
+	return farm
+}
+
+func (p *Pipeline) limits(r *recipe.Recipe) images.Limits {
+	l := p.Settings.Limits
+	l.Memory = lower(l.Memory, r.Ext.Memory)
+	l.Disk = lower(l.Disk, r.Ext.Disk)
+	l.Pids = lower(l.Pids, int64(r.Ext.Processes))
+	return l
+}
+
+func (p *Pipeline) host(ws *images.Workspace) quarry.HostInfo {
+	return quarry.HostInfo{
+		Builder: p.Settings.Name, Base: ws.Base.Digest, Emulation: ws.Emulation, Kernel: kernel(),
+		Runtime: ws.Runtime, CPUs: runtime.NumCPU(), Quarry: p.Settings.Version,
+	}
+}
+
+func kernel() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// Folder reads a working tree, as `quarry build DIR` does: without .git, never
+// out of the folder.
+func Folder(dir string) (fs.FS, func() error, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("folder %s cannot be read: %w", dir, err)
+	}
+	return withoutGit{root.FS()}, root.Close, nil
+}
+
+type withoutGit struct{ fs.FS }
+
+func hidden(name string) bool { return name == ".git" || strings.HasPrefix(name, ".git/") }
+
+func (f withoutGit) Open(name string) (fs.File, error) {
+	if hidden(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return f.FS.Open(name)
+}
+
+func (f withoutGit) ReadDir(name string) ([]fs.DirEntry, error) {
+	entries, err := fs.ReadDir(f.FS, name)
+	if name == "." {
+		kept := entries[:0]
+		for _, e := range entries {
+			if e.Name() != ".git" {
+				kept = append(kept, e)
+			}
+		}
+		entries = kept
+	}
+	return entries, err
+}
+
+func (f withoutGit) ReadLink(name string) (string, error)   { return fs.ReadLink(f.FS, name) }
+func (f withoutGit) Lstat(name string) (fs.FileInfo, error) { return fs.Lstat(f.FS, name) }
+func (f withoutGit) ReadFile(name string) ([]byte, error)   { return fs.ReadFile(f.FS, name) }
+func (f withoutGit) Stat(name string) (fs.FileInfo, error)  { return fs.Stat(f.FS, name) }
+func (f withoutGit) Sub(dir string) (fs.FS, error)          { return fs.Sub(f.FS, filepath.ToSlash(dir)) }
