@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pelletier/go-toml/v2"
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/internal/testpkg"
@@ -211,4 +212,32 @@ func TestPushAtOnce(t *testing.T) {
 	if head := testpkg.Git(t, repo, "rev-parse", "hello-1.0"); got.Commit != head || !ok || err != nil {
 		t.Errorf("%+v, %v, %v; branch is at %s", got, ok, err, head)
 	}
+}
+
+// FuzzParsePush: a note that is taken is fit to be shown, and can be written
+// again.
+func FuzzParsePush(f *testing.F) {
+	f.Add([]byte("schema = 1\ncommit = '" + strings.Repeat("a", 40) + "'\npushed = 2020-01-01T00:00:00Z\nchannel = 'stable'\n[packager]\nuser = 'alice'\n"))
+	f.Add([]byte("schema = 1\n"))
+	f.Add([]byte("pushed = 9999-12-31T23:59:59-23:59"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := parsePush(data)
+		if err != nil {
+			return
+		}
+		if strings.ContainsAny(p.Packager.Name+p.Packager.Email+p.Packager.Key+p.Cert+p.Packager.User, "\n\x1b\x00") {
+			t.Fatalf("%+v", p)
+		}
+		again, err := toml.Marshal(pushFile{pushSchema, *p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := parsePush(again)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, again)
+		}
+		if diff := cmp.Diff(p, q); diff != "" {
+			t.Fatal(diff)
+		}
+	})
 }

@@ -75,7 +75,8 @@ func (p Problem) Unwrap() error { return p.Err }
 // Open gives the repositories in dir, which is made if it is not there, and
 // those that the globs of extra match (as of filepath.Match; each a bare
 // repository NAME.git of another git server). A package that is in both is
-// taken from dir.
+// taken from dir. It sweeps dir of what a crash left half made, so it is for
+// the one daemon of a state folder.
 func Open(dir string, extra []string) (*Repos, error) {
 	for _, glob := range extra {
 		if _, err := filepath.Match(glob, ""); err != nil || !filepath.IsAbs(glob) {
@@ -324,8 +325,8 @@ func (r *Repos) all() (map[string]string, []Problem, error) {
 	return found, problems, nil
 }
 
-// Recipe reads the recipe of a release. What is wrong with it is an error for
-// which [recipe.Problems] is not empty.
+// Recipe reads the recipe of a release, which is shared: do not change it. What
+// is wrong with it is an error for which [recipe.Problems] is not empty.
 func (r *Repos) Recipe(ctx context.Context, rel quarry.Release) (*recipe.Recipe, error) {
 	r.mu.Lock()
 	known := r.recipes[rel.Commit]
