@@ -222,6 +222,7 @@ func (c *Call) writer() io.Writer {
 
 func (f *Farm) rebuild(ctx context.Context, c *Call) error {
 	t := quarry.Target{Channel: c.string("channel"), Arch: c.string("arch")}
+	var ways [][2]string // to read the argument
 	if _, err := strconv.ParseInt(c.Args[0], 10, 64); err == nil {
 		b, err := f.build(c.Args[0])
 		if err != nil {
@@ -230,20 +231,28 @@ func (f *Farm) rebuild(ctx context.Context, c *Call) error {
 		if t.Arch != "" && t.Arch != b.Arch || t.Channel != "" && t.Channel != b.Channel {
 			return usage("%s is one build for %s on %s: leave out --arch and --channel, or name the release", b, b.Arch, b.Channel)
 		}
-		t = b.Target()
-	} else {
-		known := f.known(c.Args[0])
-		if len(known) != 1 {
-			return notFound(fmt.Errorf("release %.80q is not among the farm's: write NAME-VERSION as its branch is named", c.Args[0]))
+		t, ways = b.Target(), [][2]string{{b.Package, b.Version}}
+	} else if ways = f.known(c.Args[0]); len(ways) == 0 {
+		return notFound(fmt.Errorf("release %.80q has not the form NAME-VERSION: write it as its branch is named", c.Args[0]))
+	}
+	var builds []quarry.Build
+	var first error // the most likely reading's
+	for _, w := range ways {
+		t.Package, t.Version = w[0], w[1]
+		err := forbidden(c, t.Package)
+		if err == nil {
+			builds, err = f.Queue.RebuildTarget(ctx, t, c.Who.User)
 		}
-		t.Package, t.Version = known[0][0], known[0][1]
+		if err == nil {
+			first = nil
+			break
+		}
+		if first == nil {
+			first = err
+		}
 	}
-	if err := forbidden(c, t.Package); err != nil {
-		return err
-	}
-	builds, err := f.Queue.RebuildTarget(ctx, t, c.Who.User)
-	if err != nil {
-		return err
+	if first != nil {
+		return first
 	}
 	if c.JSON() {
 		return c.emit(builds)
@@ -254,8 +263,8 @@ func (f *Farm) rebuild(ctx context.Context, c *Call) error {
 	return nil
 }
 
-// known takes NAME-VERSION apart by trying each dash: names and versions may
-// both hold some. Splits that the farm has builds of win over the others.
+// known takes NAME-VERSION apart at each dash: names and versions may both hold
+// some. Only the splits that the farm has builds of count, if there are any.
 func (f *Farm) known(s string) [][2]string {
 	var fit, seen [][2]string
 	for i := range s {

@@ -1,0 +1,291 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/livelog"
+	"github.com/Morphux/quarry/queue"
+	"github.com/spf13/afero"
+)
+
+// testFarm is a farm whose queue really runs; its one stage that matters is
+// the test's.
+func testFarm(t *testing.T, run func(ctx context.Context, b quarry.Build, log io.Writer) (*quarry.Outcome, error)) *Farm {
+	t.Helper()
+	logs, err := livelog.Open(afero.NewMemMapFs(), livelog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := quarry.Release{Package: "zlib", Version: "1.3-p1", Channel: "testing", Commit: strings.Repeat("a", 40), Archs: []string{"x86_64"}, Time: time.Now()}
+	q, err := queue.New(queue.Options{
+		Fs: afero.NewMemMapFs(),
+		Releases: func(context.Context, string) ([]quarry.Release, []queue.Problem, error) {
+			return []quarry.Release{release}, nil, nil
+		},
+		Records: func(context.Context, string) (queue.Records, error) { return noRecords{}, nil },
+		Run: func(ctx context.Context, b quarry.Build, _ []quarry.DepUsed, _ func(string)) (*quarry.Outcome, error) {
+			log, err := logs.Create(b.Number, b.Attempt)
+			if err != nil {
+				return nil, err
+			}
+			defer log.Close()
+			return run(ctx, b, log)
+		},
+		Record:     func(context.Context, *quarry.Outcome) (string, error) { return strings.Repeat("c", 40), nil },
+		Workers:    1,
+		RetryDelay: func(int) time.Duration { return time.Millisecond },
+		Log:        slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- q.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := q.Pushed(ctx, "zlib"); err != nil {
+		t.Fatal(err)
+	}
+	return &Farm{Queue: q, Logs: logs, Version: "test", Started: time.Now()}
+}
+
+type noRecords struct{}
+
+func (noRecords) Lookup(string, string, string) (quarry.RecordRef, bool, error) {
+	return quarry.RecordRef{}, false, nil
+}
+func (noRecords) Resolve(string, string) (quarry.DepUsed, bool, error) {
+	return quarry.DepUsed{}, false, nil
+}
+
+func succeed(_ context.Context, b quarry.Build, log io.Writer) (*quarry.Outcome, error) {
+	fmt.Fprintf(log, "attempt %d\nred: \x1b[31mno\x1b[0m\n", b.Attempt)
+	return &quarry.Outcome{Build: b, Status: quarry.Succeeded}, nil
+}
+
+func call(t *testing.T, table Table, who quarry.Identity, term Terminal, words ...string) (string, string, int) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	defer stop()
+	var out, errOut bytes.Buffer
+	code := table.Run(ctx, who, words, &out, &errOut, term)
+	return out.String(), errOut.String(), code
+}
+
+var (
+	admin  = quarry.Identity{Packager: quarry.Packager{User: "root"}, Role: quarry.RoleAdmin}
+	alice  = quarry.Identity{Packager: quarry.Packager{User: "alice"}, Role: quarry.RoleMaintainer, Packages: []string{"lib*"}}
+	reader = quarry.Identity{Packager: quarry.Packager{User: "rita"}, Role: quarry.RoleReader}
+	nobody = quarry.Identity{}
+)
+
+func TestPermissions(t *testing.T) {
+	table := Verbs(testFarm(t, succeed))
+	for _, tt := range []struct {
+		who   quarry.Identity
+		words string
+		code  int
+		says  string
+	}{
+		{reader, "status", ExitOK, ""},
+		{reader, "whoami", ExitOK, ""},
+		{reader, "rebuild zlib-1.3-p1", ExitForbidden, "only maintainers"},
+		{reader, "cancel 1", ExitForbidden, "only maintainers"},
+		{alice, "rebuild zlib-1.3-p1", ExitForbidden, "not among those of alice"},
+		{alice, "pause", ExitForbidden, "only an admin"},
+		{nobody, "status", ExitForbidden, "no role"},
+		{admin, "pushed zlib", ExitUsage, "unknown"}, // the socket's own people only
+		{admin, "nonsense", ExitUsage, "unknown"},
+		{admin, "log", ExitUsage, "takes BUILD"},
+		{admin, "log x", ExitUsage, "no number"},
+		{admin, "log -f 99", ExitNotFound, "build 99"},
+		{admin, "log --bogus 1", ExitUsage, "bogus"},
+		{admin, "status 99", ExitNotFound, "build 99"},
+		{admin, "rebuild absent", ExitNotFound, "absent"},
+		{admin, "rebuild absent-1.0", ExitError, "absent-1.0"},
+		{admin, "help", ExitOK, ""},
+		{admin, "help log", ExitOK, ""},
+		{admin, "status --help", ExitOK, ""},
+	} {
+		_, errOut, code := call(t, table, tt.who, Terminal{}, strings.Fields(tt.words)...)
+		if code != tt.code || !strings.Contains(errOut, tt.says) {
+			t.Errorf("%s: %s: exit %d, %q; want exit %d and %q", tt.who.User, tt.words, code, errOut, tt.code, tt.says)
+		}
+		if strings.Count(errOut, "\n") > 1 {
+			t.Errorf("%s: error has more than one line: %q", tt.words, errOut)
+		}
+	}
+}
+
+// TestLifeOfABuild rebuilds, follows over a retry, and asks for the status.
+func TestLifeOfABuild(t *testing.T) {
+	table := Verbs(testFarm(t, func(ctx context.Context, b quarry.Build, log io.Writer) (*quarry.Outcome, error) {
+		if b.Attempt == 1 {
+			fmt.Fprintln(log, "attempt 1 is lost")
+			return nil, errors.New("the machine hiccuped")
+		}
+		return succeed(ctx, b, log)
+	}))
+	out, errOut, code := call(t, table, admin, Terminal{}, "log", "-f", "1")
+	if code != ExitOK || strings.Count(out, "attempt 1 is lost") != 1 || strings.Count(out, "attempt 2\n") != 1 || !strings.Contains(out, "zlib 1.3-p1 x86_64 succeeded") {
+		t.Errorf("exit %d, log is %q, %q", code, out, errOut)
+	}
+	if !strings.Contains(out, "\x1b[31m") {
+		t.Error("bytes for a file were changed")
+	}
+	out, _, _ = call(t, table, admin, Terminal{TTY: true}, "log", "1")
+	if strings.Contains(out, "\x1b[31m") || !strings.Contains(out, `\x1b[31mno`) {
+		t.Errorf("escape sequences of a build reach the terminal: %q", out)
+	}
+	out, _, code = call(t, table, reader, Terminal{}, "status", "zlib")
+	if code != ExitOK || !strings.Contains(out, "1.3-p1") {
+		t.Errorf("exit %d: %q", code, out)
+	}
+	out, _, code = call(t, table, reader, Terminal{}, "status", "1", "--json")
+	var b quarry.Build
+	if err := json.Unmarshal([]byte(out), &b); err != nil || b.State != quarry.Succeeded || code != ExitOK {
+		t.Errorf("exit %d: %+v, %v", code, b, err)
+	}
+	out, errOut, code = call(t, table, admin, Terminal{}, "rebuild", "zlib-1.3-p1")
+	if code != ExitOK || !strings.Contains(out, "build 2") {
+		t.Errorf("rebuild: exit %d: %q %q", code, out, errOut)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	begun := make(chan struct{})
+	var once sync.Once
+	table := Verbs(testFarm(t, func(ctx context.Context, b quarry.Build, log io.Writer) (*quarry.Outcome, error) {
+		once.Do(func() { close(begun) })
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}))
+	<-begun
+	out, errOut, code := call(t, table, admin, Terminal{}, "cancel", "1")
+	if code != ExitOK || !strings.Contains(out, "cancelled by root") {
+		t.Errorf("exit %d: %q %q", code, out, errOut)
+	}
+	if _, _, code := call(t, table, admin, Terminal{}, "status", "1"); code != ExitBuild {
+		t.Errorf("status of a cancelled build exits with %d", code)
+	}
+}
+
+func TestSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another quarry") {
+		t.Errorf("a second daemon: %v", err)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("mode of the socket is %v, %v", fi.Mode(), err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, l, Verbs(testFarm(t, succeed)), slog.New(slog.DiscardHandler)) }()
+	client := Client{Socket: path}
+	var out, errOut bytes.Buffer
+	code, err := client.Call(ctx, []string{"log", "-f", "1"}, Terminal{}, &out, &errOut)
+	if err != nil || code != ExitOK || !strings.Contains(out.String(), "succeeded") {
+		t.Errorf("exit %d, %v: %q %q", code, err, out.String(), errOut.String())
+	}
+	out.Reset()
+	if code, err = client.Call(ctx, []string{"pushed", "zlib"}, Terminal{}, &out, &errOut); err != nil || code != ExitOK || !strings.HasPrefix(out.String(), "[") {
+		t.Errorf("pushed: exit %d, %v, %q", code, err, out.String())
+	}
+
+	// Garbage, nothing, and a caller that hangs up cost an answer or nothing.
+	for _, garbage := range []string{"\n", "{}\n", "{\"args\":7}\n", "\x00\xff\n", strings.Repeat("x", maxRequest+10), ""} {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write([]byte(garbage))
+		c.(*net.UnixConn).CloseWrite()
+		io.Copy(io.Discard, c)
+		c.Close()
+	}
+	if code, err := client.Call(ctx, []string{"whoami"}, Terminal{}, &out, &errOut); err != nil || code != ExitOK {
+		t.Errorf("after garbage: exit %d, %v", code, err)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Call(context.Background(), []string{"whoami"}, Terminal{}, &out, &errOut); !errors.Is(err, ErrUnreachable) || Code(err) != ExitUnreachable {
+		t.Errorf("without a daemon: %v", err)
+	}
+}
+
+// TestLeftOverSocket takes over what a killed daemon left.
+func TestLeftOverSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	again, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	if _, err := Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 120))); err == nil || !strings.Contains(err.Error(), "shorter") {
+		t.Errorf("a long path: %v", err)
+	}
+}
+
+func TestSafeWriter(t *testing.T) {
+	var out bytes.Buffer
+	w := &safeWriter{w: &out}
+	text := "é\x1b]0;title\x07 日本 \xff\r\n50%\r100%\n"
+	for i := range len(text) {
+		w.Write([]byte{text[i]})
+	}
+	got := out.String()
+	if strings.ContainsAny(got, "\x1b\x07\xff") || !strings.Contains(got, "é") || !strings.Contains(got, "日本") || !strings.Contains(got, "50%\n100%") {
+		t.Errorf("written: %q", got)
+	}
+}
+
+// TestTable holds every verb to a help with an example.
+func TestTable(t *testing.T) {
+	table := Verbs(nil)
+	for _, v := range table {
+		if v.Short == "" || v.Run == nil || !v.Hidden && v.Example == "" {
+			t.Errorf("verb %s lacks its help", v.Name)
+		}
+		for _, example := range strings.Split(v.Example, "\n") {
+			if words := strings.Fields(example); !v.Hidden && (len(words) == 0 || words[0] != v.Name) {
+				t.Errorf("verb %s: example %q is of another verb", v.Name, example)
+			} else if !v.Hidden {
+				fs := v.NewFlags()
+				if err := fs.Parse(words[1:]); err != nil || fs.NArg() < v.MinArgs {
+					t.Errorf("verb %s: example %q does not work: %v", v.Name, example, err)
+				}
+			}
+		}
+	}
+}
