@@ -81,6 +81,8 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 
+	packages.DefaultChannel = c.DefaultChannel
+
 	store, conn, err := openImages(ctx, c, log)
 	if err != nil {
 		return err

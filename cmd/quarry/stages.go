@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -201,6 +202,9 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 	source, err := f.repos.Source(b.Release)
 	if err != nil {
 		return nil, err
+	}
+	if c, ok := source.(io.Closer); ok {
+		defer c.Close()
 	}
 	snap, err := f.results.Snapshot(b.Channel)
 	if err != nil {
