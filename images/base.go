@@ -68,7 +68,7 @@ func (s *Store) Base(ctx context.Context, arch string) (Base, error) {
 		if podman.Code(err) == 404 {
 			return Base{}, &NoBaseError{arch}
 		}
-		return Base{}, fmt.Errorf("base for %s cannot be looked up: %w", arch, gone(err))
+		return Base{}, fmt.Errorf("base for %s cannot be looked up: %w", arch, s.explain(gone(err)))
 	}
 	b := Base{Arch: arch, Digest: "sha256:" + strings.TrimPrefix(img.ID, "sha256:"), Size: img.Size, Source: img.Labels[labelSource]}
 	if img.Created != nil {

@@ -15,6 +15,7 @@ import (
 
 	quarry "github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/internal/podman"
+	"github.com/Morphux/quarry/internal/podman/deltree"
 )
 
 // BootstrapOptions say which system to make. The zero value is a small Debian
@@ -111,7 +112,7 @@ func (s *Store) Bootstrap(ctx context.Context, arch string, o BootstrapOptions, 
 	if err != nil {
 		return Base{}, err
 	}
-	defer removeTree(tmp)
+	defer deltree.Remove(tmp)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)

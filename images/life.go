@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/Morphux/quarry/internal/podman"
+	"github.com/Morphux/quarry/internal/podman/deltree"
 )
 
 // cgroupPaths are the folders of a workspace's control groups; empty where
@@ -364,7 +365,7 @@ func (w *Workspace) discard(ctx context.Context) {
 		}
 	}
 	if w.Dir != "" {
-		if err := removeTree(w.Dir); err != nil {
+		if err := deltree.Remove(w.Dir); err != nil {
 			s.log.Error("a workspace's folder stays until the next start", "workspace", w.Name, "error", err)
 		}
 	}

@@ -32,6 +32,10 @@ var guestProgram = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if v := strings.Split(os.Getenv("QUARRY_TEST_VICTIM"), "\n"); len(v) == 3 {
+		fmt.Fprintln(os.Stderr, victim(v[0], v[1], v[2]))
+		os.Exit(1)
+	}
 	code := m.Run()
 	if path, err := guestProgram(); err == nil {
 		os.RemoveAll(filepath.Dir(path))

@@ -13,8 +13,10 @@ import (
 
 	"github.com/containers/podman/v4/pkg/bindings/containers"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sys/unix"
 
 	"github.com/Morphux/quarry/internal/podman"
+	"github.com/Morphux/quarry/internal/podman/deltree"
 )
 
 // Labels on everything that podman keeps for a farm.
@@ -214,7 +216,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 		if dirs[e.Name()] {
 			continue
 		}
-		if err := removeTree(filepath.Join(s.opts.WorkDir, e.Name())); err != nil {
+		if err := deltree.Remove(filepath.Join(s.opts.WorkDir, e.Name())); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -260,7 +262,7 @@ func (s *Store) removeContainer(ctx context.Context, id, upper string) error {
 		// A tree that is nested too deep for podman's way of deleting is the
 		// one thing that a build can leave which it cannot remove.
 		if upper != "" && try > 0 {
-			clearTree(upper)
+			deltree.Clear(upper)
 		}
 		select {
 		case <-ctx.Done():
@@ -304,6 +306,20 @@ func (s *Store) Close(ctx context.Context) error {
 // Limited tells why memory, processes and CPU cannot be limited on this
 // machine; it is nil when they can.
 func (s *Store) Limited() error { return s.limited }
+
+// explain adds to a refusal of podman what it may not know how to say: on a
+// full disk its errors range from misleading to senseless.
+func (s *Store) explain(err error) error {
+	var st unix.Statfs_t
+	if err == nil || unix.Statfs(s.conn.Dir(), &st) != nil {
+		return err
+	}
+	// Root may use what is reserved for it: Bfree, not Bavail.
+	if st.Bfree*uint64(st.Bsize) < 1<<20 || st.Files > 0 && st.Ffree < 16 {
+		return fmt.Errorf("no space left in %s: make room, builds then go on by themselves (%w)", s.conn.Dir(), err)
+	}
+	return err
+}
 
 // gone marks errors that mean that podman went away.
 func gone(err error) error {

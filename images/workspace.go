@@ -116,14 +116,14 @@ func (s *Store) workspace(ctx context.Context, want Spec) (_ *Workspace, err err
 		if podman.Code(err) == 404 {
 			s.forget(want.Arch) // somebody removed the base behind our back
 		}
-		return nil, fmt.Errorf("workspace %s cannot be made: %w", want.Name, gone(err))
+		return nil, fmt.Errorf("workspace %s cannot be made: %w", want.Name, s.blame(w.gen, err))
 	}
 	w.ContainerID = made.ID
 	w.Made.Create = time.Since(began)
 
 	mark := time.Now()
 	if err := containers.Start(call, made.ID, nil); err != nil {
-		return nil, fmt.Errorf("workspace %s cannot be started: %w", want.Name, gone(err))
+		return nil, fmt.Errorf("workspace %s cannot be started: %w", want.Name, s.blame(w.gen, err))
 	}
 	w.Made.Start = time.Since(mark)
 
@@ -144,6 +144,21 @@ func (s *Store) workspace(ctx context.Context, want Spec) (_ *Workspace, err err
 	return w, nil
 }
 
+// blame finds out whether a refusal is due to the service dying: while it is
+// being killed it can still say that its helpers have failed.
+func (s *Store) blame(gen int64, err error) error {
+	if podman.Code(err) != 500 {
+		return s.explain(gone(err))
+	}
+	for range 30 {
+		if s.conn.Lost(gen) {
+			return fmt.Errorf("%w: %w", podman.ErrGone, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return s.explain(err)
+}
+
 func random() string {
 	b := make([]byte, 4)
 	rand.Read(b)
@@ -153,7 +168,7 @@ func random() string {
 // makeDir makes the workspace's own folder and listens in it for the guest.
 func (s *Store) makeDir(w *Workspace) (*net.UnixListener, error) {
 	if err := os.Mkdir(w.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("workspace folder cannot be made: %w", err)
+		return nil, fmt.Errorf("workspace folder cannot be made: %w", s.explain(err))
 	}
 	if err := os.Chown(w.Dir, w.UID, w.GID); err != nil {
 		return nil, fmt.Errorf("workspace folder cannot be given to its root: %w: run Quarry as root, or inside `podman unshare`", err)

@@ -168,8 +168,12 @@ func (c *Conn) keep(first chan<- error) {
 			c.down(err)
 			c.log.Error("the podman service does not start: trying again", "error", err, "in", wait)
 		}
-		if time.Since(began) > 10*time.Second {
+		switch {
+		case time.Since(began) > 10*time.Second:
 			wait = 100 * time.Millisecond
+		case err == nil:
+			// It can start, so somebody or something kills it.
+			wait = min(wait, 500*time.Millisecond)
 		}
 		select {
 		case <-c.quit:

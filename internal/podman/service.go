@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/Morphux/quarry/internal/podman/deltree"
 )
 
 const socketName = "podman.sock"
@@ -113,8 +116,11 @@ func prepare(ctx context.Context, c *Conn) (_ *setup, err error) {
 	clearDir(filepath.Join(s.dir, "tmp"))
 	if left, err := filepath.Glob(filepath.Join(globEscape(s.dir), "tmp-*")); err == nil {
 		for _, p := range left {
-			os.RemoveAll(p)
+			deltree.Remove(p)
 		}
+	}
+	if err := dropOrphans(filepath.Join(s.dir, "root")); err != nil {
+		c.log.Warn("layers that an earlier service left half-made cannot be removed", "error", err)
 	}
 	if s.driver, s.fuse, err = chooseDriver(c.cfg.Driver, s.dir); err != nil {
 		return nil, err
@@ -518,13 +524,63 @@ func farmID(dir string) (string, error) {
 }
 
 func clearDir(dir string) {
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		os.RemoveAll(filepath.Join(dir, e.Name()))
-	}
+	deltree.Clear(dir)
 }
 
 // globEscape makes a path stand for itself in a pattern.
 func globEscape(path string) string {
 	return strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `\`, `\\`).Replace(path)
 }
+
+// dropOrphans removes the folders of layers that the storage does not list: it
+// lists a layer after making its folder and forgets it before removing that, so
+// being killed in between leaves some, which podman of this age never finds.
+// No service may run meanwhile.
+func dropOrphans(root string) error {
+	known := map[string]bool{}
+	lists := 0
+	for _, name := range []string{"layers.json", "volatile-layers.json"} {
+		data, err := os.ReadFile(filepath.Join(root, "overlay-layers", name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var layers []struct {
+			ID string `json:"id"`
+		}
+		if err := json.Unmarshal(data, &layers); err != nil {
+			return fmt.Errorf("%s is broken: %w", name, err)
+		}
+		for _, l := range layers {
+			known[l.ID] = true
+		}
+		lists++
+	}
+	if lists == 0 {
+		return nil // a storage of another kind, or none yet
+	}
+	overlay := filepath.Join(root, "overlay")
+	dirs, err := os.ReadDir(overlay)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range dirs {
+		if layerID.MatchString(d.Name()) && !known[d.Name()] {
+			errs = append(errs, deltree.Remove(filepath.Join(overlay, d.Name())))
+		}
+	}
+	// Their short names, links to ../ID/diff.
+	links, _ := os.ReadDir(filepath.Join(overlay, "l"))
+	for _, l := range links {
+		path := filepath.Join(overlay, "l", l.Name())
+		if target, err := os.Readlink(path); err == nil && !known[filepath.Base(filepath.Dir(target))] {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+var layerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
