@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -136,6 +137,9 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 func localDependencies(c *config.Config, b quarry.Build) ([]pipeline.Dependency, error) {
 	if len(b.Needs) == 0 {
 		return nil, nil
+	}
+	if _, err := os.Stat(c.Results()); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s needs %s, and there are no records at %s: push it to a farm here first", b.Package, strings.Join(b.Needs, ", "), c.Results())
 	}
 	reader, err := results.OpenReader(c.Results(), b.Channel)
 	if err != nil {

@@ -310,7 +310,11 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	s := scriptServer(ts)
 	var out, errOut string
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		out, errOut, _ = s.run(ts.MkAbs("."), args[1], args[2:]...)
+		name := args[1]
+		if name == "quarry" { // on the scripts' PATH, not on this process's
+			name = s.bin
+		}
+		out, errOut, _ = s.run(ts.MkAbs("."), name, args[2:]...)
 		if strings.Contains(out+errOut, args[0]) {
 			return
 		}

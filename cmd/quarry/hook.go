@@ -87,6 +87,10 @@ configuration, so that Quarry finds what it missed while it did not run.`,
 					o.Spool = c.Spool()
 				}
 			}
+			// The spool is for when the daemon does not run, so it must be there.
+			if err := os.MkdirAll(o.Spool, 0o755); err != nil {
+				return fmt.Errorf("folder of the spool cannot be made: %w", err)
+			}
 			for _, repo := range args {
 				if err := hooks.Install(repo, o); err != nil {
 					return err
