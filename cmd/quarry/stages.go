@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -238,7 +237,7 @@ func (f *stages) classify(err error) error {
 	switch {
 	case errors.Is(err, podman.ErrGone):
 		return &queue.FarmError{Err: err}
-	case errors.As(err, new(*images.NoBaseError)):
+	case errors.As(err, new(*images.NoBaseError)), errors.As(err, new(*images.NoEmulationError)):
 		return &queue.ArchError{Err: err}
 	}
 	return err
@@ -275,14 +274,11 @@ func (f *stages) probeArch(ctx context.Context, arch string) error {
 	if arch == quarry.Noarch {
 		arch = config.HostArch()
 	}
-	bases, err := f.images.Bases(ctx)
-	if err != nil {
+	if _, err := images.Emulation(arch); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(bases, func(b images.Base) bool { return b.Arch == arch }) {
-		return &images.NoBaseError{Arch: arch}
-	}
-	return nil
+	_, err := f.images.Base(ctx, arch)
+	return err
 }
 
 func (f *stages) record(ctx context.Context, o *quarry.Outcome) (string, error) {
