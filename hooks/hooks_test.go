@@ -74,9 +74,9 @@ func build(n int64, arch string) quarry.Build {
 func TestPush(t *testing.T) {
 	s := newServer(t, "hello")
 	dir := testpkg.Init(t, "hello")
-	s.daemon.OnPush = func(p hooks.Push) ([]quarry.Build, error) {
+	s.daemon.OnPush(func(p hooks.Push) ([]quarry.Build, error) {
 		return []quarry.Build{build(12, "x86_64"), build(13, "i686")}, nil
-	}
+	})
 	out, err := s.push(t, dir, []string{"QUARRY_USER=alice", "QUARRY_NAME=Alice", "QUARRY_EMAIL=a@b", "QUARRY_SSH=ssh farm"}, s.repo, "HEAD:hello-1.0", "HEAD:master")
 	if err != nil {
 		t.Fatalf("push: %v\n%s", err, out)
@@ -299,14 +299,14 @@ func TestWarnings(t *testing.T) {
 func TestFollow(t *testing.T) {
 	s := newServer(t, "hello")
 	dir := testpkg.Init(t, "hello")
-	s.daemon.OnPush = func(hooks.Push) ([]quarry.Build, error) {
+	s.daemon.OnPush(func(hooks.Push) ([]quarry.Build, error) {
 		return []quarry.Build{build(1, "x86_64"), build(2, "i686")}, nil
-	}
-	s.daemon.OnFollow = func(_ context.Context, n int64, w io.Writer) error {
+	})
+	s.daemon.OnFollow(func(_ context.Context, n int64, w io.Writer) error {
 		fmt.Fprintf(w, "line one of %d\nprogress 1%%\rprogress 100%%\r\n\x1b[31mre", n)
 		fmt.Fprintf(w, "d\x9b2J\x00\u202e\nbuild %d: succeeded", n)
 		return nil
-	}
+	})
 	out, err := s.push(t, dir, nil, "-o", "follow", s.repo, "HEAD:hello-1.0")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -350,7 +350,7 @@ func TestUnreachable(t *testing.T) {
 // the spool, where it would be refused again and again.
 func TestRefusedByDaemon(t *testing.T) {
 	s := newServer(t, "hello")
-	s.daemon.OnPush = func(hooks.Push) ([]quarry.Build, error) { return nil, errors.New("the moon is full") }
+	s.daemon.OnPush(func(hooks.Push) ([]quarry.Build, error) { return nil, errors.New("the moon is full") })
 	out, err := s.push(t, testpkg.Init(t, "hello"), nil, s.repo, "HEAD:hello-1.0")
 	if err != nil || !strings.Contains(out, "it is stored, but Quarry says: the moon is full") {
 		t.Fatalf("%v\n%s", err, out)
@@ -366,8 +366,8 @@ func TestHangUp(t *testing.T) {
 	s := newServer(t, "hello")
 	dir := testpkg.Init(t, "hello")
 	following, ended := make(chan bool, 1), make(chan bool, 1)
-	s.daemon.OnPush = func(hooks.Push) ([]quarry.Build, error) { return []quarry.Build{build(1, "x86_64")}, nil }
-	s.daemon.OnFollow = func(ctx context.Context, n int64, w io.Writer) error {
+	s.daemon.OnPush(func(hooks.Push) ([]quarry.Build, error) { return []quarry.Build{build(1, "x86_64")}, nil })
+	s.daemon.OnFollow(func(ctx context.Context, n int64, w io.Writer) error {
 		following <- true
 		for ctx.Err() == nil {
 			if _, err := io.WriteString(w, "still at it\n"); err != nil {
@@ -377,7 +377,7 @@ func TestHangUp(t *testing.T) {
 		}
 		ended <- true
 		return nil
-	}
+	})
 	cmd := exec.Command("git", "push", "-o", "follow", s.repo, "HEAD:hello-1.0")
 	// As the SSH server does it: a pipe that ends when the client is gone.
 	alive, hold, err := os.Pipe()

@@ -72,7 +72,9 @@ func (g *gate) admit(c net.Conn) (*conn, string) {
 	g.startups++
 	g.byAddr[from]++
 	wrapped := &conn{Conn: c, gate: g, from: from, idle: g.limits.Idle}
+	wrapped.mu.Lock()
 	wrapped.grace = time.AfterFunc(g.limits.AuthTime, func() { wrapped.Close() })
+	wrapped.mu.Unlock()
 	return wrapped, ""
 }
 
@@ -98,15 +100,15 @@ func source(a net.Addr) netip.Prefix {
 // for too long; what we send is no sign of life.
 type conn struct {
 	net.Conn
-	gate  *gate
-	from  netip.Prefix
-	idle  time.Duration
-	grace *time.Timer
-	set   atomic.Int64 // when the deadline was set last, Unix nanoseconds
+	gate *gate
+	from netip.Prefix
+	idle time.Duration
+	set  atomic.Int64 // when the deadline was set last, Unix nanoseconds
 
 	sessions atomic.Int64 // commands under way
 
 	mu            sync.Mutex // guards the following
+	grace         *time.Timer
 	authenticated bool
 	closed        bool
 }
@@ -119,6 +121,10 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	return c.Conn.Read(p)
 }
+
+// SetDeadline does nothing: gliderlabs/ssh, which is told of no timeout, would
+// take away the one set here at every read and write.
+func (c *conn) SetDeadline(time.Time) error { return nil }
 
 // proved says that the client holds a known key.
 func (c *conn) proved() {

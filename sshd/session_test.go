@@ -145,8 +145,8 @@ func TestFollow(t *testing.T) {
 	f := newFarm(t, nil)
 	alice := f.person("alice", quarry.RoleMaintainer)
 	following, hold, ended := make(chan bool, 1), make(chan bool), make(chan bool, 1)
-	f.daemon.OnPush = func(hooks.Push) ([]quarry.Build, error) { return []quarry.Build{build(7, "x86_64")}, nil }
-	f.daemon.OnFollow = func(ctx context.Context, n int64, w io.Writer) error {
+	f.daemon.OnPush(func(hooks.Push) ([]quarry.Build, error) { return []quarry.Build{build(7, "x86_64")}, nil })
+	f.daemon.OnFollow(func(ctx context.Context, n int64, w io.Writer) error {
 		io.WriteString(w, "first line\n")
 		following <- true
 		select {
@@ -156,7 +156,7 @@ func TestFollow(t *testing.T) {
 		}
 		ended <- true
 		return nil
-	}
+	})
 	dir := testpkg.Init(t, "hello")
 	done := make(chan string, 1)
 	go func() {
@@ -477,12 +477,12 @@ func TestShutdown(t *testing.T) {
 	})
 	alice := f.person("alice", quarry.RoleMaintainer)
 	following := make(chan bool, 2)
-	f.daemon.OnPush = func(hooks.Push) ([]quarry.Build, error) { return []quarry.Build{build(7, "x86_64")}, nil }
-	f.daemon.OnFollow = func(ctx context.Context, _ int64, _ io.Writer) error {
+	f.daemon.OnPush(func(hooks.Push) ([]quarry.Build, error) { return []quarry.Build{build(7, "x86_64")}, nil })
+	f.daemon.OnFollow(func(ctx context.Context, _ int64, _ io.Writer) error {
 		following <- true
 		<-ctx.Done()
 		return nil
-	}
+	})
 	dir := testpkg.Init(t, "hello")
 	push := make(chan string, 1)
 	go func() {

@@ -204,7 +204,7 @@ func build(n int64, arch string) quarry.Build {
 func TestPushFetchClone(t *testing.T) {
 	f := newFarm(t, nil)
 	alice := f.person("alice", quarry.RoleMaintainer)
-	f.daemon.OnPush = func(hooks.Push) ([]quarry.Build, error) { return []quarry.Build{build(12, "x86_64")}, nil }
+	f.daemon.OnPush(func(hooks.Push) ([]quarry.Build, error) { return []quarry.Build{build(12, "x86_64")}, nil })
 	dir := testpkg.Init(t, "hello")
 	out, err := f.git(alice, dir, "push", f.url("hello"), "HEAD:hello-1.0", "HEAD:master")
 	if err != nil {

@@ -59,18 +59,31 @@ type reply struct {
 	End     bool           `json:"end,omitempty"`
 }
 
-// Daemon answers hooks on a Unix socket. Its functions may be set before the
-// first push; those left nil answer with nothing.
+// Daemon answers hooks on a Unix socket, with nothing until it is told more.
 type Daemon struct {
-	Socket   string
-	OnPush   func(hooks.Push) ([]quarry.Build, error)
-	OnFollow func(ctx context.Context, number int64, w io.Writer) error
+	Socket string
 
 	l  net.Listener
 	wg sync.WaitGroup
 	mu sync.Mutex // guards the following
 	// pushes are those that hooks told of.
 	pushes []hooks.Push
+	push   func(hooks.Push) ([]quarry.Build, error)
+	follow func(ctx context.Context, number int64, w io.Writer) error
+}
+
+// OnPush says how to answer pushes.
+func (d *Daemon) OnPush(f func(hooks.Push) ([]quarry.Build, error)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.push = f
+}
+
+// OnFollow says how to answer those who follow a build.
+func (d *Daemon) OnFollow(f func(ctx context.Context, number int64, w io.Writer) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.follow = f
 }
 
 // Listen starts a daemon that ends with the test.
@@ -130,18 +143,21 @@ func (d *Daemon) serve(ctx context.Context, c net.Conn) {
 		cancel()
 	}()
 	r := reply{End: true}
+	d.mu.Lock()
+	onPush, onFollow := d.push, d.follow
+	d.mu.Unlock()
 	switch {
 	case req.Push != nil:
 		d.mu.Lock()
 		d.pushes = append(d.pushes, *req.Push)
 		d.mu.Unlock()
-		if d.OnPush != nil {
-			if r.Builds, err = d.OnPush(*req.Push); err != nil {
+		if onPush != nil {
+			if r.Builds, err = onPush(*req.Push); err != nil {
 				r.Refused = err.Error()
 			}
 		}
-	case d.OnFollow != nil:
-		if err := d.OnFollow(ctx, req.Follow, writer{enc}); err != nil {
+	case onFollow != nil:
+		if err := onFollow(ctx, req.Follow, writer{enc}); err != nil {
 			r.Refused = err.Error()
 		}
 	}
