@@ -32,6 +32,9 @@ type Farm struct {
 	Logs    Logs
 	Version string
 	Started time.Time
+	// Images runs a command line of quarry images on the daemon's own store,
+	// which nobody else may open meanwhile. nil: there is none.
+	Images func(ctx context.Context, words []string, out io.Writer) error
 }
 
 // Verbs makes the table for a farm.
@@ -85,6 +88,8 @@ func Verbs(f *Farm) Table {
 				}
 				return t.help(c.Out, v)
 			}},
+		{Name: "images", Args: "WORDS", MinArgs: 1, MaxArgs: -1, Need: Local, Hidden: true, Run: f.imagesOf,
+			Short: "work on the bases; quarry images does this when a daemon runs"},
 		{Name: "pushed", Args: "PACKAGE", MinArgs: 1, MaxArgs: 1, Need: Local, Hidden: true, Run: f.pushed,
 			Short: "say that a package was pushed; the hooks do this"},
 	}
@@ -344,6 +349,13 @@ func (f *Farm) whoami(_ context.Context, c *Call) error {
 		fmt.Fprintln(c.Out, "may look, not push")
 	}
 	return nil
+}
+
+func (f *Farm) imagesOf(ctx context.Context, c *Call) error {
+	if f.Images == nil {
+		return errors.New("this daemon keeps no bases")
+	}
+	return f.Images(ctx, c.Args, c.Out)
 }
 
 // pushed plans a package and answers the hook with its builds, as JSON.
