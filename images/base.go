@@ -171,7 +171,9 @@ func (s *Store) adopt(ctx context.Context, arch, id, source string) (_ Base, err
 	id = strings.TrimPrefix(strings.TrimSpace(id), "sha256:")
 	defer func() {
 		if err != nil {
-			images.Remove(call, []string{id}, new(images.RemoveOptions).WithForce(false))
+			// By way of prune, which leaves alone what has a name: the very
+			// image may also be a base that is in use.
+			s.prune(context.WithoutCancel(ctx))
 		}
 	}()
 	if err := s.checkArch(ctx, arch, id); err != nil {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -89,10 +90,10 @@ func (s *Store) load(ctx context.Context, arch string, r io.Reader, source strin
 		id, err = s.loadArchive(call, body)
 	}
 	if err != nil {
-		if body.err != nil && body.err != io.EOF && !errors.Is(body.err, errClosed) {
-			err = body.err // why the stream broke says more than what podman made of it
+		if broken := body.failure(); broken != nil {
+			err = broken // why the stream broke says more than what podman made of it
 		}
-		return Base{}, fmt.Errorf("base %s cannot be imported: %w", source, gone(err))
+		return Base{}, fmt.Errorf("base %s cannot be imported: %w", source, brief(s.explain(gone(err))))
 	}
 	meter.setStep("checking")
 	return s.adopt(ctx, arch, id, source)
@@ -125,45 +126,110 @@ func label(s string) string {
 	}, s) + `"`
 }
 
-// loadArchive loads an image archive and takes away the names that it brings:
-// they could be anybody's.
+// loadArchive loads an image archive without the names that it brings: they
+// could be anybody's, another base's among them.
 func (s *Store) loadArchive(call context.Context, body io.Reader) (string, error) {
-	report, err := images.Load(call, body)
+	pr, pw := io.Pipe()
+	defer pr.Close()
+	filter := make(chan error, 1)
+	go func() {
+		err := dropNames(pw, body)
+		filter <- err
+		pw.CloseWithError(err)
+	}()
+	report, err := images.Load(call, &once{r: pr, done: func() {}})
+	if err != nil {
+		pr.Close()
+		if ferr := <-filter; ferr != nil && !errors.Is(ferr, io.ErrClosedPipe) {
+			return "", ferr
+		}
+		return "", err
+	}
+	if len(report.Names) != 1 {
+		return "", fmt.Errorf("archive holds %d images: save one alone", len(report.Names))
+	}
+	img, err := images.GetImage(call, report.Names[0], nil)
 	if err != nil {
 		return "", err
 	}
-	if len(report.Names) == 0 {
-		return "", errors.New("archive holds no image")
-	}
-	id := ""
-	for _, name := range report.Names {
-		img, err := images.GetImage(call, name, nil)
-		if err != nil {
-			return "", err
-		}
-		if id != "" && id != img.ID {
-			return "", fmt.Errorf("archive holds several images (%s): save one alone", strings.Join(report.Names, ", "))
-		}
-		id = img.ID
-	}
-	for _, name := range report.Names {
-		repo, tag, ok := cutTag(name)
-		if ok && repo != repository {
-			if err := images.Untag(call, id, tag, repo, nil); err != nil {
-				return "", err
-			}
+	if len(img.RepoTags) > 0 && !strings.HasPrefix(report.Names[0], "sha256:") {
+		// An archive that names its image in a way that is not known here.
+		if i := strings.LastIndexByte(report.Names[0], ':'); i > 0 {
+			images.Untag(call, img.ID, report.Names[0][i+1:], report.Names[0][:i], nil)
 		}
 	}
-	return id, nil
+	return img.ID, nil
 }
 
-// cutTag takes an image name apart at its tag.
-func cutTag(name string) (repo, tag string, ok bool) {
-	i := strings.LastIndexByte(name, ':')
-	if i < 0 || strings.Contains(name[i:], "/") || strings.Contains(name, "@") {
-		return name, "", false
+// dropNames copies an image archive and leaves out what its images are called:
+// the annotations of an OCI index.json, and the RepoTags of docker's
+// manifest.json.
+func dropNames(w io.Writer, r io.Reader) error {
+	tr, tw := tar.NewReader(r), tar.NewWriter(w)
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		var content io.Reader = tr
+		switch name := strings.TrimPrefix(h.Name, "./"); name {
+		case "repositories":
+			continue
+		case "index.json", "manifest.json":
+			if h.Typeflag != tar.TypeReg || h.Size > 1<<20 {
+				return fmt.Errorf("%s of the image archive is not a file of at most 1 MiB", name)
+			}
+			data, err := io.ReadAll(tr)
+			if err != nil {
+				return err
+			}
+			if data, err = withoutNames(name, data); err != nil {
+				return fmt.Errorf("%s of the image archive: %w", name, err)
+			}
+			h = &tar.Header{Name: h.Name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(data)), ModTime: h.ModTime}
+			content = bytes.NewReader(data)
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := io.Copy(tw, content); err != nil {
+			return err
+		}
 	}
-	return name[:i], name[i+1:], true
+	return tw.Close()
+}
+
+func withoutNames(file string, data []byte) ([]byte, error) {
+	if file == "manifest.json" {
+		var manifest []map[string]json.RawMessage
+		if err := json.Unmarshal(data, &manifest); err != nil {
+			return nil, err
+		}
+		for _, m := range manifest {
+			delete(m, "RepoTags")
+		}
+		return json.Marshal(manifest)
+	}
+	var index map[string]json.RawMessage
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, err
+	}
+	var manifests []map[string]json.RawMessage
+	if err := json.Unmarshal(index["manifests"], &manifests); err != nil {
+		return nil, err
+	}
+	if len(manifests) != 1 {
+		return nil, fmt.Errorf("it holds %d images: save one alone", len(manifests))
+	}
+	delete(manifests[0], "annotations")
+	var err error
+	if index["manifests"], err = json.Marshal(manifests); err != nil {
+		return nil, err
+	}
+	return json.Marshal(index)
 }
 
 type archiveKind int
@@ -197,7 +263,10 @@ func sniff(head []byte) (archiveKind, error) {
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	b := bufio.NewReaderSize(r, 256<<10)
 	magic, err := b.Peek(6)
-	if err != nil && len(magic) < 2 {
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if len(magic) < 2 {
 		return nil, errors.New("it is empty: give a tarball of a root file system or an image archive")
 	}
 	switch {
@@ -237,11 +306,11 @@ func unxz(r io.Reader) (io.ReadCloser, error) {
 // commandReader reads a command's output; its failure is an error of the last
 // Read.
 type commandReader struct {
-	io.ReadCloser
+	out    io.ReadCloser
 	cmd    *exec.Cmd
 	errOut *tailBuffer
-	wait   sync.Once
-	err    error
+	ended  bool
+	err    error // of every Read after the end
 }
 
 func startReader(cmd *exec.Cmd) (*commandReader, error) {
@@ -250,7 +319,7 @@ func startReader(cmd *exec.Cmd) (*commandReader, error) {
 		cmd.Stderr = c.errOut
 	}
 	var err error
-	if c.ReadCloser, err = cmd.StdoutPipe(); err != nil {
+	if c.out, err = cmd.StdoutPipe(); err != nil {
 		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
@@ -260,22 +329,28 @@ func startReader(cmd *exec.Cmd) (*commandReader, error) {
 }
 
 func (c *commandReader) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	if err != nil {
-		c.wait.Do(func() { c.err = c.cmd.Wait() })
-		if c.err != nil {
-			name := filepath.Base(c.cmd.Path)
-			return n, fmt.Errorf("%s failed: %w: %s", name, c.err, c.errOut)
-		}
+	if c.ended {
+		return 0, c.err
 	}
-	return n, err
+	n, err := c.out.Read(p)
+	if err != nil {
+		c.ended, c.err = true, err
+		if werr := c.cmd.Wait(); werr != nil {
+			c.err = fmt.Errorf("%s failed: %w: %s", filepath.Base(c.cmd.Path), werr, c.errOut)
+		}
+		return n, c.err
+	}
+	return n, nil
 }
 
+// Close ends the command. It must not be called during a Read.
 func (c *commandReader) Close() error {
-	c.wait.Do(func() {
+	if !c.ended {
+		c.ended, c.err = true, errClosed
+		c.out.Close()
 		c.cmd.Process.Kill()
-		c.err = c.cmd.Wait()
-	})
+		c.cmd.Wait()
+	}
 	return nil
 }
 
@@ -304,6 +379,27 @@ func (t *tailBuffer) String() string {
 	}
 	return strings.Join(strings.Split(s, "\n"), "; ")
 }
+
+// brief makes an error that quotes hostile input, as podman's do, one line of
+// bearable length.
+func brief(err error) error {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if len(text) > 500 {
+		text = strings.ToValidUTF8(text[:250], "") + " ... " + strings.ToValidUTF8(text[len(text)-200:], "")
+	}
+	if text == err.Error() {
+		return err
+	}
+	return &briefError{text, err}
+}
+
+type briefError struct {
+	text string
+	err  error
+}
+
+func (e *briefError) Error() string { return e.text }
+func (e *briefError) Unwrap() error { return e.err }
 
 // meter counts the bytes that were read.
 type meter struct {
@@ -383,6 +479,16 @@ func (o *once) Read(p []byte) (int, error) {
 		o.done()
 	}
 	return n, err
+}
+
+// failure is why the body could not be read to its end.
+func (o *once) failure() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == io.EOF {
+		return nil
+	}
+	return o.err
 }
 
 func (o *once) Close() error {
