@@ -226,3 +226,27 @@ func TestUnpack(t *testing.T) {
 		})
 	}
 }
+
+// FuzzUnpack unpacks whatever might be called a tarball: it ends, and nothing
+// is made outside of its folder.
+func FuzzUnpack(f *testing.F) {
+	f.Add([]byte(tarball(&testing.T{}, file("a/b", "x"), tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "../.."}, file("l/x", "y"))))
+	f.Add([]byte(tarball(&testing.T{}, file("../x", "y"), tar.Header{Name: "h", Typeflag: tar.TypeLink, Linkname: "../kept"})))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		top := t.TempDir()
+		below := filepath.Join(top, "in")
+		put(t, top, map[string]string{"kept": "kept", "in/": ""})
+		root, err := os.OpenRoot(below)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		_ = unpack(io.LimitReader(bytes.NewReader(in), 1<<20), root, at)
+		if names, err := os.ReadDir(top); err != nil || len(names) != 2 {
+			t.Fatalf("outside there is %v (%v)", names, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(top, "kept")); err != nil || string(b) != "kept" {
+			t.Fatalf("a file outside holds %q (%v)", b, err)
+		}
+	})
+}
