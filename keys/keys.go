@@ -157,9 +157,15 @@ func (s *Store) Watch(ctx context.Context) error {
 	if err := w.Add(s.dir); err != nil {
 		return fmt.Errorf("folder of keys cannot be watched: %w", err)
 	}
-	// An editor makes several events of one change: wait until it is quiet.
-	quiet := time.NewTimer(0)
-	defer quiet.Stop()
+	// An editor makes several events of one change: one look is enough for all
+	// that come within a moment. It is not put off by further ones.
+	var look <-chan time.Time
+	soon := func() {
+		if look == nil {
+			look = time.After(tick)
+		}
+	}
+	soon()
 	for {
 		select {
 		case <-ctx.Done():
@@ -168,14 +174,15 @@ func (s *Store) Watch(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
-			quiet.Reset(50 * time.Millisecond)
+			soon()
 		case err, ok := <-w.Errors:
 			if !ok {
 				return nil
 			}
 			s.log.Warn("watching the folder of keys", "dir", s.dir, "err", err)
-			quiet.Reset(50 * time.Millisecond)
-		case <-quiet.C:
+			soon()
+		case <-look:
+			look = nil
 			s.mu.Lock()
 			if err := s.fresh(); err != nil {
 				s.log.Error("folder of keys cannot be read", "err", err)

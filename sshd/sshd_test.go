@@ -128,10 +128,9 @@ func (f *farm) person(user string, role quarry.Role, packages ...string) string 
 	return key
 }
 
-// sshArgs are arguments of OpenSSH's client, without the host.
+// sshArgs are arguments of OpenSSH's client, without host and port.
 func (f *farm) sshArgs(ids ...string) []string {
-	_, port, _ := net.SplitHostPort(f.addr)
-	args := []string{"-F", "none", "-p", port, "-o", "UserKnownHostsFile=" + filepath.Join(f.dir, "known_hosts"), "-o", "GlobalKnownHostsFile=none",
+	args := []string{"-F", "none", "-o", "UserKnownHostsFile=" + filepath.Join(f.dir, "known_hosts"), "-o", "GlobalKnownHostsFile=none",
 		"-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none"}
 	for _, id := range ids {
 		args = append(args, "-i", id)
@@ -144,7 +143,8 @@ func (f *farm) ssh(args []string, command ...string) (string, error) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), 60*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "ssh", append(append(args, "git@127.0.0.1"), command...)...)
+	_, port, _ := net.SplitHostPort(f.addr)
+	cmd := exec.CommandContext(ctx, "ssh", append(append(args, "-p", port, "git@127.0.0.1"), command...)...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -249,6 +249,7 @@ func TestPushFetchClone(t *testing.T) {
 	}
 	// The scp form, and protocol 0.
 	cmd = f.gitCmd(carol, clone, "-c", "protocol.version=0", "fetch", "git@127.0.0.1:hello.git", "hello-1.0")
+	cmd.Env = append(cmd.Env, "GIT_SSH_COMMAND=ssh -p "+port+" "+strings.Join(f.sshArgs(carol), " "))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("fetch: %v\n%s", err, out)
 	}
