@@ -1,0 +1,214 @@
+package sshd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/hooks"
+	"github.com/Morphux/quarry/internal/testpkg"
+	gossh "golang.org/x/crypto/ssh"
+)
+
+func TestLimits(t *testing.T) {
+	block := make(chan bool)
+	f := newFarm(t, func(o *Options) {
+		o.Limits = Limits{PerAddress: 3, Sessions: 2, PerConn: 2, AuthTime: 400 * time.Millisecond, Idle: 600 * time.Millisecond}
+		o.Verbs = func(ctx context.Context, _ quarry.Identity, _ []string, _ io.Reader, _, _ io.Writer, _ Terminal) int {
+			select {
+			case <-block:
+			case <-ctx.Done():
+			}
+			return 0
+		}
+	})
+	alice := f.person("alice", quarry.RoleReader)
+	raw := func() net.Conn {
+		c, err := net.Dial("tcp", f.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	first := func(c net.Conn) string {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			t.Errorf("no greeting: %v", err)
+		}
+		return line
+	}
+	// Whoever shows no key is thrown out, and makes room.
+	var open []net.Conn
+	for range 3 {
+		c := raw()
+		if line := first(c); line != "SSH-2.0-Quarry\r\n" {
+			t.Errorf("server says %q", line)
+		}
+		open = append(open, c)
+	}
+	if line := first(raw()); !strings.Contains(line, "too many connections from your address") {
+		t.Errorf("server says %q", line)
+	}
+	for _, c := range open {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("a silent connection is kept: %v", err)
+		}
+	}
+	eventually(t, "counting down", func() bool {
+		f.gate.mu.Lock()
+		defer f.gate.mu.Unlock()
+		return f.gate.conns == 0 && f.gate.startups == 0 && len(f.gate.byAddr) == 0
+	})
+
+	// Sessions. A silent one is kept alive past the idle time, as the client
+	// answers when it is asked.
+	c := f.dial(alice)
+	var running []*gossh.Session
+	for range 2 {
+		se, err := c.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := se.Start("wait"); err != nil {
+			t.Fatal(err)
+		}
+		running = append(running, se)
+	}
+	if se, err := c.NewSession(); err == nil {
+		se.Close()
+		t.Error("more sessions than one connection may have")
+	}
+	eventually(t, "start", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.sessions == 2 })
+	if se, err := f.dial(alice).NewSession(); err != nil {
+		t.Error(err)
+	} else {
+		var errOut bytes.Buffer
+		se.Stderr = &errOut
+		if err := se.Run("wait"); err == nil || !strings.Contains(errOut.String(), "too much is going on") {
+			t.Errorf("more sessions than all may have: %v, %s", err, errOut.String())
+		}
+	}
+	time.Sleep(1500 * time.Millisecond)
+	close(block)
+	for _, se := range running {
+		if err := se.Wait(); err != nil {
+			t.Errorf("a silent session was cut: %v", err)
+		}
+	}
+	// With nothing under way the connection ends.
+	done := make(chan error, 1)
+	go func() { done <- c.Wait() }()
+	within(t, "end of an idle connection", done)
+}
+
+// TestShutdown: a push that is under way may end; one that only follows, and
+// verbs, are let go.
+func TestShutdown(t *testing.T) {
+	var cancelled atomic.Bool
+	f := newFarm(t, func(o *Options) {
+		o.Verbs = func(ctx context.Context, _ quarry.Identity, _ []string, _ io.Reader, out, _ io.Writer, _ Terminal) int {
+			fmt.Fprintln(out, "begun")
+			<-ctx.Done()
+			cancelled.Store(true)
+			return 0
+		}
+	})
+	alice := f.person("alice", quarry.RoleMaintainer)
+	following := make(chan bool, 2)
+	f.daemon.OnPush(func(hooks.Push) ([]quarry.Build, error) { return []quarry.Build{build(7, "x86_64")}, nil })
+	f.daemon.OnFollow(func(ctx context.Context, _ int64, _ io.Writer) error {
+		following <- true
+		<-ctx.Done()
+		return nil
+	})
+	dir := testpkg.Init(t, "hello")
+	push := make(chan string, 1)
+	go func() {
+		out, err := f.git(alice, dir, "push", "-o", "follow", f.url("hello"), "HEAD:hello-1.0")
+		push <- fmt.Sprintf("%v\n%s", err, out)
+	}()
+	within(t, "following", following)
+	se, err := f.dial(alice).NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := se.StdoutPipe()
+	if err := se.Start("wait"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := f.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(start); d > 10*time.Second || !cancelled.Load() {
+		t.Errorf("it took %v, verb cancelled: %v", d, cancelled.Load())
+	}
+	if got := within(t, "the push", push); !strings.HasPrefix(got, "<nil>") || !strings.Contains(got, "not followed any longer: the builds go on") {
+		t.Errorf("the push ended with %s", got)
+	}
+	if _, err := net.Dial("tcp", f.addr); err == nil {
+		t.Error("the port is still open")
+	}
+}
+
+// TestShutdownKills: git that does not end is ended.
+func TestShutdownKills(t *testing.T) {
+	f := newFarm(t, nil)
+	c := f.dial(f.person("alice", quarry.RoleMaintainer))
+	se, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := se.StdoutPipe()
+	in, _ := se.StdinPipe() // held open
+	defer in.Close()
+	if err := se.Start("git-receive-pack hello.git"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readPkts(bufio.NewReader(out)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := f.Shutdown(ctx); err == nil || !strings.Contains(err.Error(), "must be pushed again") {
+		t.Errorf("shutdown: %v", err)
+	}
+	if list := gitProcesses(t, f.dir); len(list) > 0 {
+		t.Errorf("left: %v", list)
+	}
+}
+
+// TestStall: git that moves nothing is ended, although its client is there.
+func TestStall(t *testing.T) {
+	f := newFarm(t, func(o *Options) { o.Limits.Stall = 300 * time.Millisecond })
+	c := f.dial(f.person("alice", quarry.RoleMaintainer))
+	se, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, _ := se.StdinPipe()
+	defer in.Close()
+	var errOut bytes.Buffer
+	se.Stderr = &errOut
+	done := make(chan error, 1)
+	go func() { done <- se.Run("git-receive-pack hello.git") }()
+	if err := within(t, "end of git", done); err == nil || !strings.Contains(errOut.String(), "nothing has moved for too long") {
+		t.Errorf("%v, %s", err, errOut.String())
+	}
+}
