@@ -93,6 +93,8 @@ func (se *session) serveGit(id quarry.Identity, g gitCommand) (int, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !push:
 		return exitNotFound, fmt.Errorf("there is no package %s: the first push makes it", g.pkg)
+	case errors.Is(err, ErrReadOnly):
+		return exitForbidden, err
 	case err != nil:
 		s.log.Error("repository is not ready", "package", g.pkg, "err", err)
 		return exitError, fmt.Errorf("repository of %s is not ready, which is no fault of yours: tell an admin to look into the log", g.pkg)
@@ -111,9 +113,11 @@ func (s *Server) ready(h *held, pkg string, push bool) (string, error) {
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		h.created = true
-		path, err = s.opts.Repos.Ensure(pkg)
+	} else if err != nil {
+		return "", err
 	}
-	if err != nil {
+	// Of one that is there, too: what can only be fetched says so here.
+	if path, err = s.opts.Repos.Ensure(pkg); err != nil {
 		return "", err
 	}
 	o := s.opts.Hooks

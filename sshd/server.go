@@ -30,9 +30,13 @@ type Repos interface {
 	// Path is where the repository of a package is; the error wraps
 	// fs.ErrNotExist when there is none.
 	Path(pkg string) (string, error)
-	// Ensure makes the repository if there is none.
+	// Ensure makes the repository if there is none. It is asked before every
+	// push; an error that wraps ErrReadOnly is told to the pusher as it is.
 	Ensure(pkg string) (string, error)
 }
+
+// ErrReadOnly says that a repository can be fetched and not pushed to.
+var ErrReadOnly = errors.New("only the farm writes it")
 
 // Terminal says what stands at the other end of a verb.
 type Terminal struct {

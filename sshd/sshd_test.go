@@ -505,3 +505,42 @@ func TestTwentyPushers(t *testing.T) {
 		testpkg.Git(t, repo, "fsck", "--strict")
 	}
 }
+
+// oneReadOnly are repositories of which results.git is not a package's.
+type oneReadOnly struct {
+	*repos.Repos
+	path string
+}
+
+func (o oneReadOnly) Path(pkg string) (string, error) {
+	if pkg == "results" {
+		return o.path, nil
+	}
+	return o.Repos.Path(pkg)
+}
+
+func (o oneReadOnly) Ensure(pkg string) (string, error) {
+	if pkg == "results" {
+		return "", fmt.Errorf("results.git is the database: %w", ErrReadOnly)
+	}
+	return o.Repos.Ensure(pkg)
+}
+
+// TestReadOnly: what Repos will not have pushed to can be fetched, and nothing
+// in it changes, not even for an admin.
+func TestReadOnly(t *testing.T) {
+	path := testpkg.Bare(t, "hello", "1.0")
+	f := newFarm(t, func(o *Options) { o.Repos = oneReadOnly{o.Repos.(*repos.Repos), path} })
+	root := f.person("root", quarry.RoleAdmin)
+	dir := testpkg.Init(t, "hello")
+	before := testpkg.Git(t, path, "for-each-ref") + testpkg.Git(t, path, "config", "--list")
+	if out, err := f.git(root, dir, "push", f.url("results"), "HEAD:side"); err == nil || !strings.Contains(out, "quarry: results.git is the database: only the farm writes it") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := f.git(root, dir, "fetch", f.url("results"), "hello-1.0"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if after := testpkg.Git(t, path, "for-each-ref") + testpkg.Git(t, path, "config", "--list"); after != before {
+		t.Errorf("was\n%s\nis\n%s", before, after)
+	}
+}
