@@ -108,7 +108,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
-	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Version: version, Started: began})
+	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Images: imagesOf(store), Version: version, Started: began})
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
 		return err
@@ -196,7 +196,7 @@ func (f fetchable) Path(name string) (string, error) {
 
 func (f fetchable) Ensure(name string) (string, error) {
 	if name == databaseName {
-		return "", errors.New("results.git is the farm's database: it can be fetched, only the farm writes it")
+		return "", fmt.Errorf("results.git is the farm's database and can be fetched: %w", sshd.ErrReadOnly)
 	}
 	return f.Repos.Ensure(name)
 }

@@ -28,7 +28,7 @@ import (
 
 // openImages starts podman and opens the bases of a configuration.
 func openImages(ctx context.Context, c *config.Config, log *slog.Logger) (*images.Store, *podman.Conn, error) {
-	conn, err := podman.Start(ctx, podman.Config{State: c.State, URI: c.Podman.URI, Runtime: c.Podman.Runtime, ImageStores: c.Podman.ImageStores, Log: log})
+	conn, err := podman.Start(ctx, podmanConfig(c, log))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -45,6 +45,10 @@ func openImages(ctx context.Context, c *config.Config, log *slog.Logger) (*image
 		return nil, nil, err
 	}
 	return store, conn, nil
+}
+
+func podmanConfig(c *config.Config, log *slog.Logger) podman.Config {
+	return podman.Config{State: c.State, URI: c.Podman.URI, Runtime: c.Podman.Runtime, ImageStores: c.Podman.ImageStores, Log: log}
 }
 
 func limits(c *config.Config) images.Limits {

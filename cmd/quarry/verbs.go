@@ -20,7 +20,7 @@ func verbCmds(a *app) []*cobra.Command {
 			Use:     v.Name + " " + v.Args,
 			Short:   v.Short,
 			Long:    v.Short + ".\n\n" + v.Long,
-			Example: indent(v.Example),
+			Example: examples(v.Example),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				words := []string{v.Name}
 				own := v.NewFlags()
@@ -48,6 +48,6 @@ func verbCmds(a *app) []*cobra.Command {
 	return cmds
 }
 
-func indent(s string) string {
+func examples(s string) string {
 	return "  quarry " + strings.ReplaceAll(s, "\n", "\n  quarry ")
 }
