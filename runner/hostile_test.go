@@ -67,6 +67,19 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestSurvivedHunger loses a process for want of memory and goes on.
+func TestSurvivedHunger(t *testing.T) {
+	f := newFarm(t)
+	res, _ := f.succeed(t, attempt{pkg: inMake(`perl -e '$x = "x" x (600 << 20)' || true`), spec: images.Spec{Limits: images.Limits{Memory: 256 << 20}}})
+	if len(res.Warnings) != 1 || !strings.HasPrefix(res.Warnings[0], "make succeeded though the kernel ended 1 of its processes") {
+		t.Errorf("warnings %q", res.Warnings)
+	}
+	// It is forgotten by the next step.
+	p := inMake(`perl -e '$x = "x" x (600 << 20)' || true`)
+	p.compilation["install"] = "exit 3 ;"
+	f.fails(t, attempt{pkg: p, spec: images.Spec{Limits: images.Limits{Memory: 256 << 20}}}, "install", quarry.CauseExit)
+}
+
 // TestGuestStuck stops the guest itself, as a machine does that swaps itself to
 // death, so that it keeps no limit of time.
 func TestGuestStuck(t *testing.T) {

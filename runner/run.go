@@ -86,7 +86,7 @@ type run struct {
 	began   time.Time
 	dir     string // working directory of the steps, as the workspace sees it
 	logLeft int64  // bytes of output that are left
-	before  images.Usage
+	before  images.Usage // when the step at hand began
 }
 
 // Run makes a build in a fresh workspace, whose guest it takes over. The
@@ -165,6 +165,7 @@ func lower[T ~int64](farm, wish T) T {
 // all is the build: what the farm does first, then the recipe's steps until
 // one fails.
 func (r *run) all(ctx context.Context) error {
+	r.before, _ = r.ws.Usage() // where nothing is known nothing changes
 	if err := r.prepare(ctx); err != nil || r.result.Failure != nil {
 		return err
 	}

@@ -26,7 +26,6 @@ func (r *run) step(ctx context.Context, s step) error {
 		dir = r.dir
 	}
 	wall, total := r.wall(s.name)
-	r.before, _ = r.ws.Usage()
 	began := time.Now()
 	out := &output{left: r.logLeft}
 	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpRun, Run: &guest.Run{
@@ -50,15 +49,20 @@ func (r *run) step(ctx context.Context, s step) error {
 		Wall: min(reply.Wall, took), User: min(reply.User, took*cpus*2), Sys: min(reply.Sys, took*cpus*2),
 		RSS: min(reply.RSS, max(r.ws.Limits.Memory, 0)),
 	}
-	f := r.judge(s, reply, wall, total, &done)
+	// Between steps nothing of the build runs, so this is what the next one
+	// begins with.
+	before := r.before
+	r.before, _ = r.ws.Usage()
+	hit := hits{oom: r.before.OOMKills - before.OOMKills, pids: r.before.PidsHits - before.PidsHits}
+	f := r.judge(s, reply, wall, total, hit, &done)
 	r.result.Steps = append(r.result.Steps, done)
 	if reply.NLeft > 0 {
 		r.warn("%s left %d %s running, which were ended: %s", s.name, reply.NLeft, plural(reply.NLeft, "process", "processes"), list(reply.Left, reply.NLeft))
 	}
 	if f == nil {
 		r.log.farm("%s: ended with status 0 in %s", s.name, human.Duration(done.Wall))
-		if u, err := r.ws.Usage(); err == nil && u.OOMKills > r.before.OOMKills {
-			r.warn("%s succeeded though the kernel ended %d of its processes for want of memory", s.name, u.OOMKills-r.before.OOMKills)
+		if hit.oom > 0 {
+			r.warn("%s succeeded though the kernel ended %d of its processes for want of memory", s.name, hit.oom)
 		}
 		return nil
 	}
@@ -83,8 +87,11 @@ func (r *run) patience() time.Duration {
 	return backstop
 }
 
+// hits counts how often a step ran into what the kernel bounds.
+type hits struct{ oom, pids int64 }
+
 // judge says why a step failed; nil when it did not.
-func (r *run) judge(s step, reply guest.Reply, wall time.Duration, total bool, done *quarry.Step) *quarry.Failure {
+func (r *run) judge(s step, reply guest.Reply, wall time.Duration, total bool, hit hits, done *quarry.Step) *quarry.Failure {
 	if reply.Killed == "" && reply.Status == 0 {
 		return nil
 	}
@@ -96,14 +103,11 @@ func (r *run) judge(s step, reply guest.Reply, wall time.Duration, total bool, d
 	if i := reply.Command; i < len(s.what) {
 		who = human.Safe(s.what[i], false)
 	}
-	now, err := r.ws.Usage()
-	hungry := err == nil && now.OOMKills > r.before.OOMKills
-	crowded := err == nil && now.PidsHits > r.before.PidsHits
 	also := ""
 	switch {
-	case hungry:
+	case hit.oom > 0:
 		also = fmt.Sprintf(", and ran out of its %s of memory before", human.Size(r.ws.Limits.Memory))
-	case crowded:
+	case hit.pids > 0:
 		also = fmt.Sprintf(", and ran into its limit of %d processes before", r.ws.Limits.Pids)
 	}
 	switch reply.Killed {
@@ -126,9 +130,9 @@ func (r *run) judge(s step, reply guest.Reply, wall time.Duration, total bool, d
 		return f
 	}
 	switch {
-	case hungry:
+	case hit.oom > 0:
 		f.Cause, f.Message = quarry.CauseMemory, r.memory(who)+", and ended with "+status(reply)
-	case crowded:
+	case hit.pids > 0:
 		f.Cause, f.Message = quarry.CauseProcs, r.processes(who)+", and ended with "+status(reply)
 	case reply.Signal == int(unix.SIGXFSZ):
 		f.Cause, f.Message = quarry.CauseDisk, fmt.Sprintf("%s wrote a file of more than %s", who, human.Size(r.ws.Limits.FileSize))
