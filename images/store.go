@@ -39,6 +39,9 @@ const (
 	SocketName = "ctl.sock"
 )
 
+// defaultUIDBase is where most distributions let subordinate ids begin.
+const defaultUIDBase = 100000
+
 // Options say how to make workspaces.
 type Options struct {
 	// WorkDir is the folder for the workspaces' own folders; only this store
@@ -130,10 +133,10 @@ func New(conn *podman.Conn, opts Options) (*Store, error) {
 
 // mapping decides which ids of the host a workspace's are.
 func (s *Store) mapping() error {
-	given := s.opts.UIDBase != 0
-	if !given {
-		s.opts.UIDBase = 100000
+	if s.opts.UIDBase == 0 {
+		s.opts.UIDBase = defaultUIDBase
 	}
+	given := s.opts.UIDBase != defaultUIDBase
 	if s.opts.UIDCount == 0 {
 		s.opts.UIDCount = 65536
 	}

@@ -39,7 +39,7 @@ func chooseRuntime(ctx context.Context, want, dir, parent string) (string, error
 	}
 	var tried []error
 	for _, name := range names {
-		path, err := lookPath(name)
+		path, err := LookPath(name)
 		if err != nil {
 			tried = append(tried, fmt.Errorf("%s is not installed", name))
 			continue
@@ -126,7 +126,7 @@ func chooseDriver(want, dir string) (driver, fuse string, err error) {
 			return "", "", err
 		}
 	}
-	fuse, ferr := lookPath("fuse-overlayfs")
+	fuse, ferr := LookPath("fuse-overlayfs")
 	if ferr == nil {
 		var f *os.File
 		if f, ferr = os.OpenFile("/dev/fuse", os.O_RDWR, 0); ferr == nil {
@@ -138,6 +138,13 @@ func chooseDriver(want, dir string) (driver, fuse string, err error) {
 		return "", "", fmt.Errorf("fuse-overlayfs does not work here: %w: apt-get install fuse-overlayfs, modprobe fuse", ferr)
 	}
 	return "vfs", "", nil
+}
+
+// TryDriver returns the storage driver that a service with its storage below
+// dir would use.
+func TryDriver(want, dir string) (string, error) {
+	driver, _, err := chooseDriver(want, dir)
+	return driver, err
 }
 
 // TryOverlay mounts an overlay whose layers lie in dir, where nobody sees it.

@@ -11,6 +11,10 @@ import (
 // seccompSources are where podman itself looks for its default profile.
 var seccompSources = []string{"/etc/containers/seccomp.json", "/usr/share/containers/seccomp.json"}
 
+// SeccompSources are the files of which the first that is there is the start of
+// the profile for workspaces.
+func SeccompSources() []string { return slices.Clone(seccompSources) }
+
 // denied are system calls that podman's default profile leaves to containers
 // for the sake of containers inside of them. Builds need none: namespaces of
 // their own would give them all capabilities over those, and with them the

@@ -140,16 +140,16 @@ func FindPodman(name string) (string, error) {
 	if name == "" {
 		name = "podman"
 	}
-	path, err := lookPath(name)
+	path, err := LookPath(name)
 	if err != nil {
 		return "", fmt.Errorf("podman is not installed (%w): apt-get install podman, or give its path in the configuration", err)
 	}
 	return path, nil
 }
 
-// lookPath also looks where root's programs are, which a service's or a user's
+// LookPath finds a program as exec.LookPath does; it also looks where root's programs are, which a service's or a user's
 // PATH often leaves out.
-func lookPath(name string) (string, error) {
+func LookPath(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil || strings.Contains(name, "/") {
 		return path, err

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/internal/doctor"
+	"github.com/Morphux/quarry/internal/human"
+	"github.com/spf13/cobra"
+)
+
+// newDoctorCmd is quarry doctor. options gives what the configuration says, as
+// far as it can be read.
+func newDoctorCmd(options func() (doctor.Options, error)) *cobra.Command {
+	var asJSON, fix bool
+	var archs []string
+	cmd := &cobra.Command{
+		Use:   "doctor [CHECK...]",
+		Short: "Find out whether Quarry can work on this machine",
+		Long: `Tries everything that a farm on this machine needs and prints the cure for what
+is wrong. It may run beside a daemon. Exit code 1 says that something failed.
+
+With --fix it mends what takes no package manager: it mounts binfmt_misc and
+registers qemu's emulators for the archs of the configuration, until the next
+boot. That changes this machine for everybody on it.`,
+		Example: `  quarry doctor
+  quarry doctor --arch aarch64 --fix
+  quarry doctor podman runtime build`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := options()
+			if err != nil {
+				return err
+			}
+			o.Fix, o.Only = fix, args
+			if len(archs) > 0 {
+				o.Archs = archs
+			}
+			out := cmd.OutOrStdout()
+			term := terminal(out)
+			report := func(f doctor.Finding) { printFinding(out, f, term) }
+			if asJSON {
+				report = nil
+			}
+			all := doctor.Run(cmd.Context(), o, report)
+			if len(all) == 0 && cmd.Context().Err() == nil {
+				return fmt.Errorf("no check is called %s: quarry doctor shows their names", strings.Join(args, " or "))
+			}
+			if err := cmd.Context().Err(); err != nil {
+				return err
+			}
+			if asJSON {
+				e := json.NewEncoder(out)
+				e.SetIndent("", "  ")
+				if err := e.Encode(all); err != nil {
+					return err
+				}
+			} else {
+				printVerdict(out, all, term)
+			}
+			if doctor.Failed(all) > 0 {
+				return &exitError{control.ExitError}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&fix, "fix", false, "register emulators for the configured archs")
+	cmd.Flags().StringSliceVar(&archs, "arch", nil, "archs to look at, instead of the configuration's")
+	return cmd
+}
+
+// thisProgram is the guest of workspaces: this very binary.
+func thisProgram() string {
+	path, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+const nameWidth = 14
+
+func printFinding(w io.Writer, f doctor.Finding, term control.Terminal) {
+	colour := map[doctor.Status]human.Colour{doctor.OK: human.Green, doctor.Warn: human.Yellow, doctor.Fail: human.Red}[f.Status]
+	text := f.Detail
+	if f.Fixed {
+		text = "fixed: " + text
+	}
+	fmt.Fprintf(w, "%s  %s%s\n", human.Paint(fmt.Sprintf("%4s", f.Status), colour, term.Color), human.Paint(fmt.Sprintf("%-*s", nameWidth, human.Safe(f.Name, false)), human.Bold, term.Color),
+		indent(human.Safe(text, false), 6+nameWidth, term.Width))
+	if f.Cure != "" && f.Status != doctor.OK {
+		fmt.Fprintf(w, "%*s%s %s\n", 6+nameWidth, "", human.Paint("->", colour, term.Color), indent(human.Safe(f.Cure, false), 9+nameWidth, term.Width))
+	}
+}
+
+// indent breaks text at blanks so that it fits beside a margin. Without a
+// width, as in a log, it stays one line.
+func indent(text string, margin, width int) string {
+	room := width - margin
+	if room < 20 {
+		return text
+	}
+	var b strings.Builder
+	used := 0
+	for _, word := range strings.Fields(text) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case used == 0:
+		case used+1+n > room:
+			b.WriteString("\n" + strings.Repeat(" ", margin))
+			used = 0
+		default:
+			b.WriteByte(' ')
+			used++
+		}
+		b.WriteString(word)
+		used += n
+	}
+	return b.String()
+}
+
+func printVerdict(w io.Writer, all []doctor.Finding, term control.Terminal) {
+	count := map[doctor.Status]int{}
+	for _, f := range all {
+		count[f.Status]++
+	}
+	text, colour := fmt.Sprintf("Everything is well (%d checks).", len(all)), human.Green
+	switch {
+	case count[doctor.Fail] > 0:
+		text, colour = fmt.Sprintf("%d of %d checks failed. What follows -> cures them.", count[doctor.Fail], len(all)), human.Red
+	case count[doctor.Warn] > 0:
+		text, colour = fmt.Sprintf("Quarry works here; %d of %d checks would like something else.", count[doctor.Warn], len(all)), human.Yellow
+	}
+	fmt.Fprintf(w, "\n%s\n", human.Paint(text, colour, term.Color))
+}

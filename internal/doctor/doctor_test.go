@@ -1,0 +1,222 @@
+package doctor_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Morphux/quarry/images"
+	"github.com/Morphux/quarry/internal/doctor"
+	"github.com/Morphux/quarry/internal/podman"
+	"github.com/Morphux/quarry/internal/podman/tinyelf"
+	"github.com/Morphux/quarry/internal/testbase"
+)
+
+const guestPackage = "github.com/Morphux/quarry/images/testdata/guest"
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	testbase.Clean()
+	os.Exit(code)
+}
+
+func options(t *testing.T) doctor.Options {
+	t.Helper()
+	return doctor.Options{
+		Podman: podman.Config{State: t.TempDir(), ImageStores: []string{testbase.ImageStore(t)}},
+		Archs:  []string{testbase.Arch}, Guest: testbase.Guest(t, guestPackage), Listen: "127.0.0.1:0",
+	}
+}
+
+func find(t *testing.T, all []doctor.Finding, name string) doctor.Finding {
+	t.Helper()
+	for _, f := range all {
+		if f.Name == name {
+			return f
+		}
+	}
+	t.Fatalf("no finding about %s", name)
+	return doctor.Finding{}
+}
+
+// A machine on which the tests pass is healthy, and looking leaves no trace.
+func TestHealthy(t *testing.T) {
+	o := options(t)
+	var told []doctor.Finding
+	all := doctor.Run(t.Context(), o, func(f doctor.Finding) { told = append(told, f) })
+	if len(told) != len(all) || len(all) < 14 {
+		t.Errorf("told %d of %d", len(told), len(all))
+	}
+	for _, f := range all {
+		if f.Status == doctor.Fail {
+			t.Errorf("%+v", f)
+		}
+		if f.Detail == "" || f.Status != doctor.OK && f.Cure == "" || strings.Contains(f.Detail+f.Cure, "\n") {
+			t.Errorf("unclear: %+v", f)
+		}
+	}
+	if f := find(t, all, "build"); f.Status != doctor.OK || !strings.Contains(f.Detail, "clean container made for "+testbase.Arch) {
+		t.Errorf("%+v", f)
+	}
+	left, err := filepath.Glob(filepath.Join(o.Podman.State, "*/*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// It works beside a daemon and sees that daemon's bases.
+func TestBesideDaemon(t *testing.T) {
+	o := options(t)
+	o.Podman.ImageStores = nil
+	conn, err := podman.Start(t.Context(), podman.Config{State: o.Podman.State})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	f := find(t, doctor.Run(t.Context(), o, nil), "build")
+	if f.Status != doctor.Warn || !strings.Contains(f.Cure, "quarry images bootstrap "+testbase.Arch) {
+		t.Errorf("without a base: %+v", f)
+	}
+	s, err := images.New(conn, images.Options{WorkDir: filepath.Join(o.Podman.State, "work")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Load(t.Context(), testbase.Arch, testbase.Tarball(t), nil); err != nil {
+		t.Fatal(err)
+	}
+	if f := find(t, doctor.Run(t.Context(), o, nil), "build"); f.Status != doctor.OK {
+		t.Errorf("with a base: %+v", f)
+	}
+	if b, err := s.Base(t.Context(), testbase.Arch); err != nil || b.Digest == "" {
+		t.Errorf("the daemon lost its base: %v", err)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	script := func(name, text string) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	dynamic, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(*doctor.Options)
+		check  string
+		status doctor.Status
+		says   string
+	}{
+		"no podman":      {func(o *doctor.Options) { o.Podman.Podman = "/nowhere/podman" }, "podman", doctor.Fail, "apt-get install podman"},
+		"old podman":     {func(o *doctor.Options) { o.Podman.Podman = script("podman", "#!/bin/sh\necho podman version 3.4.4\n") }, "podman", doctor.Fail, "3.4.4 is too old"},
+		"broken podman":  {func(o *doctor.Options) { o.Podman.Podman = script("podman", "#!/bin/sh\nexit 1\n") }, "podman", doctor.Fail, "does not run"},
+		"broken service": {func(o *doctor.Options) { o.Podman.Podman = script("podman", "#!/bin/sh\necho broken >&2\nexit 1\n") }, "build", doctor.Fail, "broken"},
+		"runtime":        {func(o *doctor.Options) { o.Podman.Runtime = "/bin/false" }, "runtime", doctor.Fail, "apt-get install runc"},
+		"driver":         {func(o *doctor.Options) { o.Podman.Driver = "zfs" }, "storage", doctor.Fail, "not known"},
+		"vfs":            {func(o *doctor.Options) { o.Podman.Driver = "vfs" }, "storage", doctor.Warn, "copies the whole base"},
+		"disk":           {func(o *doctor.Options) { o.MinFree = 1 << 60 }, "disk", doctor.Fail, "make room"},
+		"arch":           {func(o *doctor.Options) { o.Archs = []string{"pdp11"} }, "arch pdp11", doctor.Fail, "machine of its own"},
+		"fix hopeless":   {func(o *doctor.Options) { o.Archs = []string{"pdp11"}; o.Fix = true }, "arch pdp11", doctor.Fail, "apt-get install qemu-user-static"},
+		"port":           {func(o *doctor.Options) { o.Listen = taken.Addr().String() }, "ssh", doctor.Fail, "ssh.listen"},
+		"address":        {func(o *doctor.Options) { o.Listen = "192.0.2.1:22" }, "ssh", doctor.Fail, "ssh.listen"},
+		"no guest":       {func(o *doctor.Options) { o.Guest = "/nowhere" }, "guest", doctor.Fail, "reinstall"},
+		"dynamic guest":  {func(o *doctor.Options) { o.Guest = dynamic }, "guest", doctor.Fail, "CGO_ENABLED=0"},
+		"closed guest":   {func(o *doctor.Options) { o.Guest = script("g", "x"); os.Chmod(o.Guest, 0o700) }, "guest", doctor.Fail, "chmod a+rx"},
+		"uri":            {func(o *doctor.Options) { o.Podman.URI = "unix:///nowhere.sock" }, "build", doctor.Fail, "podman system service"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := options(t)
+			o.Only = []string{c.check}
+			c.change(&o)
+			all := doctor.Run(t.Context(), o, nil)
+			f := find(t, all, c.check)
+			if f.Status != c.status || !strings.Contains(f.Detail+" "+f.Cure, c.says) {
+				t.Errorf("%+v does not say %q", f, c.says)
+			}
+			if (doctor.Failed(all) > 0) != (c.status == doctor.Fail) {
+				t.Errorf("%d failures", doctor.Failed(all))
+			}
+		})
+	}
+}
+
+func TestDaemonsPort(t *testing.T) {
+	o := options(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	o.Listen = l.Addr().String()
+	o.Socket = filepath.Join(t.TempDir(), "quarry.sock")
+	u, err := net.Listen("unix", o.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	o.Only = []string{"ssh"}
+	if f := find(t, doctor.Run(t.Context(), o, nil), "ssh"); f.Status != doctor.OK {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	<-ctx.Done()
+	if all := doctor.Run(ctx, options(t), nil); len(all) != 0 {
+		t.Errorf("%v", all)
+	}
+}
+
+// Fixing makes programs of a foreign arch run, inside of containers too. It
+// changes the machine, so it is tried in a user and mount namespace whose
+// binfmt_misc is its own (Linux 6.7).
+func TestFix(t *testing.T) {
+	if os.Getenv("QUARRY_TEST_FIX") == "" {
+		cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", os.Args[0], "-test.run=^TestFix$", "-test.v")
+		cmd.Env = append(os.Environ(), "QUARRY_TEST_FIX=1")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return
+	}
+	const arch = "riscv64"
+	m, _ := tinyelf.Of(arch)
+	prog, _ := m.Program()
+	path := filepath.Join(t.TempDir(), "tiny")
+	if err := os.WriteFile(path, prog, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	did, err := doctor.Register(arch)
+	if err != nil {
+		t.Fatalf("%v: needs Linux 6.7 and qemu-user-static", err)
+	}
+	if !strings.Contains(did, "flag F") {
+		t.Errorf("%q", did)
+	}
+	if err := exec.Command(path).Run(); err != nil {
+		t.Errorf("a program for %s: %v", arch, err)
+	}
+	if how, err := images.Emulation(arch); how != images.Emulated || err != nil {
+		t.Errorf("%q, %v", how, err)
+	}
+	// Once more: the entry is replaced.
+	if did, err := doctor.Register(arch); err != nil || !strings.Contains(did, "removed the entry") {
+		t.Errorf("%q, %v", did, err)
+	}
+}
