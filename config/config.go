@@ -92,6 +92,7 @@ type Logs struct {
 type Git struct {
 	Extra   []string `toml:"extra"`    // globs of bare repositories, e.g. /srv/git/packages/*.git
 	MaxPush Size     `toml:"max_push"` // largest push
+	Group   string   `toml:"group"`    // whose hooks may reach this farm, e.g. git; blank: the daemon's own user only
 }
 
 // Channel is a line of releases that MPM can follow.

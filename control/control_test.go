@@ -10,9 +10,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -191,11 +195,11 @@ func TestCancel(t *testing.T) {
 
 func TestSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := Listen(path)
+	l, err := Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another quarry") {
+	if _, err := Listen(path, ""); err == nil || !strings.Contains(err.Error(), "another quarry") {
 		t.Errorf("a second daemon: %v", err)
 	}
 	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o700 {
@@ -247,12 +251,12 @@ func TestLeftOverSocket(t *testing.T) {
 	}
 	l.SetUnlinkOnClose(false)
 	l.Close()
-	again, err := Listen(path)
+	again, err := Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	again.Close()
-	if _, err := Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 120))); err == nil || !strings.Contains(err.Error(), "shorter") {
+	if _, err := Listen(filepath.Join(t.TempDir(), strings.Repeat("x", 120)), ""); err == nil || !strings.Contains(err.Error(), "shorter") {
 		t.Errorf("a long path: %v", err)
 	}
 }
@@ -286,6 +290,65 @@ func TestTable(t *testing.T) {
 					t.Errorf("verb %s: example %q does not work: %v", v.Name, example, err)
 				}
 			}
+		}
+	}
+}
+
+// TestGroup gives the socket to a group: another user of it may look and hand
+// pushes over, and nothing else. Others do not get in.
+func TestGroup(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("acting for another user takes root: run the tests as root, or in a container")
+	}
+	if _, err := exec.LookPath("perl"); err != nil {
+		t.Fatal("perl is missing: apt-get install perl-base")
+	}
+	dir, err := os.MkdirTemp("/tmp", "quarry-control-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "s")
+	l, err := Listen(path, "games")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, l, Verbs(testFarm(t, succeed)), slog.New(slog.DiscardHandler)) }()
+	defer func() { stop(); <-served }()
+	games, err := user.LookupGroup("games")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, err := strconv.Atoi(games.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(gid int, words string) string {
+		cmd := exec.Command("perl", "-MIO::Socket::UNIX", "-e",
+			`my $s = IO::Socket::UNIX->new($ARGV[0]) or die "refused: $!"; print $s "$ARGV[1]\n"; print while <$s>`, path, `{"args":[`+words+`]}`)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: uint32(gid)}}
+		cmd.Dir = "/"
+		out, _ := cmd.CombinedOutput()
+		return string(out)
+	}
+	for _, tt := range []struct {
+		gid         int
+		words, want string
+	}{
+		{65534, `"status"`, "refused"},
+		{gid, `"status"`, `{"exit":0}`},
+		{gid, `"pushed","zlib"`, `{"exit":0}`},
+		{gid, `"rebuild","zlib-1.3-p1"`, `{"exit":4}`},
+		{gid, `"pause"`, `{"exit":4}`},
+		{gid, `"images","list"`, `{"exit":2}`},
+	} {
+		if out := ask(tt.gid, tt.words); !strings.Contains(out, tt.want) {
+			t.Errorf("group %d asks %s: %s, want %s", tt.gid, tt.words, out, tt.want)
 		}
 	}
 }

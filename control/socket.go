@@ -11,7 +11,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -36,9 +38,10 @@ type reply struct {
 const maxRequest = 1 << 20 // bytes in a request line
 
 // Listen opens the control socket. A socket left over by a daemon that was
-// killed is taken over; one that answers is an error. Whoever could reach the
-// state folder could change the farm anyway, so the socket is for its owner.
-func Listen(path string) (*net.UnixListener, error) {
+// killed is taken over; one that answers is an error. The socket is for its
+// owner, who could change the farm's files anyway; with a group (its name), for
+// that too: its members may look, and hand pushes over as hooks do.
+func Listen(path, group string) (*net.UnixListener, error) {
 	if len(path) > 107 {
 		return nil, fmt.Errorf("socket path %s is longer than the 107 bytes that Linux allows: choose a shorter state folder", path)
 	}
@@ -55,7 +58,21 @@ func Listen(path string) (*net.UnixListener, error) {
 	old := syscall.Umask(0o077)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	syscall.Umask(old)
-	return l, err
+	if err != nil || group == "" {
+		return l, err
+	}
+	g, err := user.LookupGroup(group)
+	if err == nil {
+		var gid int
+		if gid, err = strconv.Atoi(g.Gid); err == nil {
+			err = errors.Join(os.Chown(path, -1, gid), os.Chmod(path, 0o770))
+		}
+	}
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("socket cannot be given to group %q: %w", group, err)
+	}
+	return l, nil
 }
 
 // Serve answers calls until ctx ends, then waits for those under way.
@@ -137,10 +154,10 @@ func peer(c *net.UnixConn) (quarry.Identity, error) {
 		return quarry.Identity{}, credErr
 	}
 	if cred.Uid == 0 || int(cred.Uid) == os.Geteuid() {
-		return quarry.Identity{Packager: quarry.Packager{User: LocalUser}, Role: quarry.RoleAdmin}, nil
+		return quarry.Identity{Packager: quarry.Packager{User: LocalUser, Key: socketKey}, Role: quarry.RoleAdmin}, nil
 	}
-	// An admin who widens the socket's mode lets others look.
-	return quarry.Identity{Packager: quarry.Packager{User: fmt.Sprintf("uid%d", cred.Uid)}, Role: quarry.RoleReader}, nil
+	// Of the group that the socket was given to.
+	return quarry.Identity{Packager: quarry.Packager{User: fmt.Sprintf("uid%d", cred.Uid), Key: socketKey}, Role: quarry.RoleReader}, nil
 }
 
 type replies struct {

@@ -88,7 +88,7 @@ func Verbs(f *Farm) Table {
 				}
 				return t.help(c.Out, v)
 			}},
-		{Name: "images", Args: "WORDS", MinArgs: 1, MaxArgs: -1, Need: Local, Hidden: true, Run: f.imagesOf,
+		{Name: "images", Args: "WORDS", MinArgs: 1, MaxArgs: -1, Need: Owner, Hidden: true, Run: f.imagesOf,
 			Short: "work on the bases; quarry images does this when a daemon runs"},
 		{Name: "pushed", Args: "PACKAGE", MinArgs: 1, MaxArgs: 1, Need: Local, Hidden: true, Run: f.pushed,
 			Short: "say that a package was pushed; the hooks do this"},

@@ -121,7 +121,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		switch {
 		case errors.As(err, &refused):
 			out.Failure = &quarry.Failure{Step: quarry.StepExtract, Cause: quarry.CauseOutput,
-				Message: "what it installs cannot be accepted: " + refused.Error(), Paths: refused.Paths, Reproduce: in.Reproduce}
+				Message: refused.Error(), Paths: refused.Paths, Reproduce: in.Reproduce}
 			fmt.Fprintf(log, "==> quarry: %s\n", out.Failure.Message)
 			err = nil
 		case err != nil:

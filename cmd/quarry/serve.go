@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/Morphux/quarry"
@@ -57,7 +59,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	began := time.Now()
 
 	// What only reads and writes files comes first: it fails at once or not at all.
-	socket, err := control.Listen(c.Socket())
+	socket, err := control.Listen(c.Socket(), c.Git.Group)
 	if err != nil {
 		return err
 	}
@@ -209,6 +211,9 @@ func lockState(c *config.Config) (unlock func(), err error) {
 			return nil, fmt.Errorf("state folder cannot be made: %w", err)
 		}
 	}
+	if err := shareSpool(c); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(filepath.Join(c.State, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("state folder %s cannot be locked: %w", c.State, err)
@@ -218,6 +223,22 @@ func lockState(c *config.Config) (unlock func(), err error) {
 		return nil, fmt.Errorf("state folder %s is in use: another quarry serves it, stop that first", c.State)
 	}
 	return func() { f.Close() }, nil
+}
+
+// shareSpool lets the group of another git server's hooks leave pushes.
+func shareSpool(c *config.Config) error {
+	if c.Git.Group == "" {
+		return nil
+	}
+	g, err := user.LookupGroup(c.Git.Group)
+	if err != nil {
+		return fmt.Errorf("git.group: %w", err)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return fmt.Errorf("git.group: %w", err)
+	}
+	return errors.Join(os.Chown(c.Spool(), -1, gid), os.Chmod(c.Spool(), 0o2770))
 }
 
 func prune(ctx context.Context, logs *livelog.Store, log *slog.Logger) {
