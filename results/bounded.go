@@ -1,15 +1,13 @@
 package results
 
-import "github.com/go-git/go-git/v5/plumbing"
-
-// bounded is a cache of what git objects say, which never changes, up to a
-// total cost. The oldest goes first unless it was asked for since it came
+// bounded is a cache of what never changes, as git objects do, up to a total
+// cost. The oldest goes first unless it was asked for since it came
 // (second chance): a walk over everything then leaves the trees near the root.
 // It is not safe for use by several goroutines.
-type bounded[V any] struct {
+type bounded[K comparable, V any] struct {
 	max, size int
-	m         map[plumbing.Hash]*boundedItem[V]
-	queue     []plumbing.Hash
+	m         map[K]*boundedItem[V]
+	queue     []K
 }
 
 type boundedItem[V any] struct {
@@ -18,8 +16,8 @@ type boundedItem[V any] struct {
 	used bool
 }
 
-func (c *bounded[V]) get(h plumbing.Hash) (v V, ok bool) {
-	it := c.m[h]
+func (c *bounded[K, V]) get(k K) (v V, ok bool) {
+	it := c.m[k]
 	if it == nil {
 		return v, false
 	}
@@ -27,15 +25,15 @@ func (c *bounded[V]) get(h plumbing.Hash) (v V, ok bool) {
 	return it.v, true
 }
 
-func (c *bounded[V]) put(h plumbing.Hash, v V, cost int) {
-	if c.m[h] != nil || cost > c.max/4 {
+func (c *bounded[K, V]) put(k K, v V, cost int) {
+	if c.m[k] != nil || cost > c.max/4 {
 		return
 	}
 	if c.m == nil {
-		c.m = make(map[plumbing.Hash]*boundedItem[V])
+		c.m = make(map[K]*boundedItem[V])
 	}
-	c.m[h] = &boundedItem[V]{v: v, cost: cost}
-	c.queue = append(c.queue, h)
+	c.m[k] = &boundedItem[V]{v: v, cost: cost}
+	c.queue = append(c.queue, k)
 	for c.size += cost; c.size > c.max; {
 		old := c.queue[0]
 		c.queue = c.queue[1:]

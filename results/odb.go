@@ -10,48 +10,37 @@ import (
 	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/cache"
-	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/format/objfile"
-	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 )
 
 // maxObject is the largest object that is read, in bytes. Lists of files are
 // the largest that Quarry writes; what is larger is not ours.
 const maxObject = 256 << 20
 
-// odb reads objects. It is go-git's decoders under another roof than go-git's
-// own storage, for one reason: that one takes the list of packs once, and here
-// stock git repacks while the daemon runs and every commit brings a pack. This
-// one looks again when it misses something, loads only the packs that are new,
-// and keeps the others' indexes, which at 100,000 packages are large.
+// odb reads objects. go-git's own storage is not used because it takes the list
+// of packs once, and here stock git repacks while the daemon runs and every
+// commit brings a pack. This one looks again when it misses something, and
+// loads only the packs that are new.
 type odb struct {
 	dir string // objects/
 
-	mu    sync.Mutex // guards the following: go-git's packfile reader seeks
+	mu    sync.Mutex // guards the following
 	packs map[string]*pack
-	order []*pack      // the pack that last had something stands first
-	bases cache.Object // objects that deltas build on
-	fresh bounded[[]byte]
-	trees bounded[tree]
-	heads bounded[Available]
-}
-
-type pack struct {
-	name string
-	idx  *idxfile.MemoryIndex
-	file *os.File
-	pf   *packfile.Packfile
+	order []*pack                  // the pack that last had something stands first
+	bases bounded[baseKey, packed] // what deltas build on
+	fresh bounded[plumbing.Hash, []byte]
+	trees bounded[plumbing.Hash, tree]
+	heads bounded[plumbing.Hash, Available]
 }
 
 func openODB(repo string) *odb {
 	return &odb{
 		dir:   filepath.Join(repo, "objects"),
 		packs: make(map[string]*pack),
-		bases: cache.NewObjectLRU(16 * cache.MiByte),
-		fresh: bounded[[]byte]{max: 8 << 20},
-		trees: bounded[tree]{max: 1 << 20},
-		heads: bounded[Available]{max: 1 << 18},
+		bases: bounded[baseKey, packed]{max: 16 << 20},
+		fresh: bounded[plumbing.Hash, []byte]{max: 8 << 20},
+		trees: bounded[plumbing.Hash, tree]{max: 1 << 20},
+		heads: bounded[plumbing.Hash, Available]{max: 1 << 18},
 	}
 }
 
@@ -113,27 +102,20 @@ func (o *odb) tree(h plumbing.Hash) (tree, error) {
 
 func (o *odb) find(typ plumbing.ObjectType, h plumbing.Hash) ([]byte, error) {
 	for i, p := range o.order {
-		if ok, _ := p.idx.Contains(h); !ok {
+		at, ok := p.offset(h)
+		if !ok {
 			continue
 		}
 		copy(o.order[1:i+1], o.order[:i])
 		o.order[0] = p
-		obj, err := p.pf.Get(h)
+		obj, err := p.read(at, 0, &o.bases)
 		if err != nil {
 			return nil, err
 		}
-		if obj.Type() != typ {
-			return nil, fmt.Errorf("it is a %s", obj.Type())
+		if obj.typ != typ {
+			return nil, fmt.Errorf("it is a %s", obj.typ)
 		}
-		if obj.Size() > maxObject {
-			return nil, fmt.Errorf("it has %d bytes: %d is the most", obj.Size(), int64(maxObject))
-		}
-		r, err := obj.Reader()
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		return readSized(r, obj.Size())
+		return obj.data, nil
 	}
 	return o.loose(typ, h)
 }
@@ -197,7 +179,7 @@ func (o *odb) rescan() error {
 		if o.packs[name] != nil {
 			continue
 		}
-		p, err := openPack(dir, name, o.bases)
+		p, err := openPack(dir, name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // repacked just now
 		}
@@ -219,34 +201,6 @@ func (o *odb) rescan() error {
 	o.order = kept
 	return nil
 }
-
-func openPack(dir, name string, bases cache.Object) (_ *pack, err error) {
-	x, err := os.Open(filepath.Join(dir, name+".idx"))
-	if err != nil {
-		return nil, err
-	}
-	defer x.Close()
-	idx := idxfile.NewMemoryIndex()
-	if err := idxfile.NewDecoder(x).Decode(idx); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(filepath.Join(dir, name+".pack"))
-	if err != nil {
-		return nil, err
-	}
-	return &pack{
-		name: name, idx: idx, file: f,
-		// Without a file system go-git gives whole objects, not ones that open
-		// the pack again by a name that may be gone by then.
-		pf: packfile.NewPackfileWithCache(idx, nil, billyFile{f}, bases, 0),
-	}, nil
-}
-
-// billyFile is an os.File as go-git wants it.
-type billyFile struct{ *os.File }
-
-func (billyFile) Lock() error   { return nil }
-func (billyFile) Unlock() error { return nil }
 
 // keep remembers objects that were written just now, since the next commit
 // reads most of them, before any pack is listed again.

@@ -82,12 +82,12 @@ func readPackedRef(repo, name string) (h plumbing.Hash, err error) {
 // itself does: it holds refs/heads/CHANNEL.lock from comparing to renaming, so
 // that git update-ref and this exclude each other. (go-git locks the ref's own
 // file instead, which git does not heed, and writes it in place.) When it
-// returns without an error the move has been synced. errMoved says that the
-// branch is elsewhere.
-func (r *Repo) casRef(ctx context.Context, channel string, old, new plumbing.Hash) error {
+// returns without an error the move has been synced. moved says whether the
+// branch has moved, synced or not. errMoved says that it was elsewhere.
+func (r *Repo) casRef(ctx context.Context, channel string, old, new plumbing.Hash) (moved bool, err error) {
 	heads := filepath.Join(r.path, "refs", "heads")
 	if err := os.MkdirAll(heads, 0o777); err != nil {
-		return err
+		return false, err
 	}
 	ref := filepath.Join(heads, channel)
 	lock := ref + ".lock"
@@ -97,11 +97,11 @@ func (r *Repo) casRef(ctx context.Context, channel string, old, new plumbing.Has
 	tmp := filepath.Join(r.own.dir, "ref-"+channel)
 	if err := writeSynced(tmp, []byte(new.String()+"\n"), 0o666); err != nil {
 		os.Remove(tmp)
-		return err
+		return false, err
 	}
 	defer os.Remove(tmp)
 	if err := r.lockRef(ctx, tmp, lock); err != nil {
-		return err
+		return false, err
 	}
 	now, err := readRef(r.path, channel)
 	if err == nil && now != old {
@@ -112,9 +112,9 @@ func (r *Repo) casRef(ctx context.Context, channel string, old, new plumbing.Has
 	}
 	if err != nil {
 		os.Remove(lock)
-		return err
+		return false, err
 	}
-	return syncDir(heads)
+	return true, syncDir(heads)
 }
 
 func (r *Repo) lockRef(ctx context.Context, tmp, lock string) error {

@@ -51,7 +51,12 @@ func (s *objectSet) pack() (pack, idx []byte, sum plumbing.Hash, err error) {
 	if err := w.OnHeader(uint32(len(s.list))); err != nil {
 		return nil, nil, sum, err
 	}
-	zw := zlib.NewWriter(nil)
+	// Trees are hashes, which nothing compresses, and the repack compresses the
+	// rest once more: so the quickest level.
+	zw, err := zlib.NewWriterLevel(nil, zlib.BestSpeed)
+	if err != nil {
+		return nil, nil, sum, err
+	}
 	for _, o := range s.list {
 		start := buf.Len()
 		// Type and size: four bits of the size beside the type, then seven a
@@ -94,14 +99,18 @@ func (s *objectSet) pack() (pack, idx []byte, sum plumbing.Hash, err error) {
 // as many folders, which on a disk that has to turn or to erase is most of the
 // cost of a commit. Maintain melts the packs together later. go-git's own
 // writers do not sync, so they are not used.
-func (r *Repo) store(s *objectSet) (err error) {
+//
+// drop takes the pack away again, for when its commit did not get onto the
+// branch; without that a farm which tries again and again on a full disk would
+// fill it further.
+func (r *Repo) store(s *objectSet) (drop func(), err error) {
 	pack, idx, sum, err := s.pack()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	dir := filepath.Join(r.path, "objects", "pack")
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
+		return nil, err
 	}
 	files := []struct {
 		ext  string
@@ -109,11 +118,15 @@ func (r *Repo) store(s *objectSet) (err error) {
 	}{{".pack", pack}, {".idx", idx}}
 	tmp := func(ext string) string { return filepath.Join(r.own.dir, sum.String()+ext) }
 	final := func(ext string) string { return filepath.Join(dir, "pack-"+sum.String()+ext) }
+	undo := func() {
+		os.Remove(final(".idx"))
+		os.Remove(final(".pack"))
+	}
 	defer func() {
-		for _, f := range files {
-			if err != nil {
-				os.Remove(tmp(f.ext))
-			}
+		if err != nil {
+			os.Remove(tmp(".pack"))
+			os.Remove(tmp(".idx"))
+			undo()
 		}
 	}()
 	// Syncing both at once lets the file system put them into one transaction.
@@ -122,23 +135,23 @@ func (r *Repo) store(s *objectSet) (err error) {
 		g.Go(func() error { return writeSynced(tmp(f.ext), f.data, 0o444) })
 	}
 	if err := g.Wait(); err != nil {
-		return err
+		return nil, err
 	}
 	// The index last, as git does: a pack without one is not looked at.
 	for _, f := range files {
 		if err := os.Rename(tmp(f.ext), final(f.ext)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := syncDir(dir); err != nil {
-		return err
+		return nil, err
 	}
 	for _, o := range s.list {
 		if o.typ != plumbing.BlobObject {
 			r.odb.keep(o.hash, o.data)
 		}
 	}
-	return nil
+	return undo, nil
 }
 
 // writeSynced writes a file anew and waits until it is on disk.

@@ -125,7 +125,8 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []
 		signature(author.Name, author.Email, author.User, authored),
 		signature(r.opts.Name, r.opts.Email, "Quarry", now),
 		r.message(rec, b)))
-	if err := r.store(&set); err != nil {
+	drop, err := r.store(&set)
+	if err != nil {
 		return tip, err
 	}
 	if r.packs++; r.opts.MaxPacks > 0 && r.packs >= r.opts.MaxPacks {
@@ -133,11 +134,16 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []
 		r.startMaintenance()
 	}
 	if tip.IsZero() {
-		if err := r.adoptHead(rec.Channel); err != nil {
-			return tip, err
-		}
+		err = r.adoptHead(rec.Channel)
 	}
-	return h, r.casRef(ctx, rec.Channel, tip, h)
+	moved := false
+	if err == nil {
+		moved, err = r.casRef(ctx, rec.Channel, tip, h)
+	}
+	if !moved {
+		drop()
+	}
+	return h, err
 }
 
 // already looks whether the record to be written stands already, or a newer
