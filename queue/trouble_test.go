@@ -278,8 +278,7 @@ func TestBadStages(t *testing.T) {
 	w.onRun = func(_ context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
 		switch b.Package {
 		case "panic":
-			var m map[string]int
-			m["x"] = 1
+			panic("a stage with a bug")
 		case "state":
 			return &quarry.Outcome{Status: quarry.Running}, nil
 		}

@@ -84,8 +84,8 @@ type run struct {
 	result *Result
 
 	began   time.Time
-	dir     string // working directory of the steps, as the workspace sees it
-	logLeft int64  // bytes of output that are left
+	dir     string       // working directory of the steps, as the workspace sees it
+	logLeft int64        // bytes of output that are left
 	before  images.Usage // when the step at hand began
 }
 
@@ -253,7 +253,7 @@ func (r *run) sourceTime() time.Time {
 func (r *run) fail(f *quarry.Failure) {
 	f.Reproduce = r.job.Reproduce
 	r.result.Failure = f
-	r.log.farm("%s", f.Message)
+	r.log.farm("failed: %s", f.Message)
 	for _, p := range f.Paths {
 		r.log.farm("%s: %s", f.Step, p)
 	}

@@ -46,7 +46,7 @@ func newPeers(b *testing.B, pushers int) *peers {
 	}
 	b.Cleanup(func() { os.RemoveAll(run) })
 	socket := filepath.Join(run, "s")
-	l, err := control.Listen(socket)
+	l, err := control.Listen(socket, "")
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"unicode/utf8"
 
@@ -72,15 +71,6 @@ boot. That changes this machine for everybody on it.`,
 	cmd.Flags().BoolVar(&fix, "fix", false, "register emulators for the configured archs")
 	cmd.Flags().StringSliceVar(&archs, "arch", nil, "archs to look at, instead of the configuration's")
 	return cmd
-}
-
-// thisProgram is the guest of workspaces: this very binary.
-func thisProgram() string {
-	path, err := os.Executable()
-	if err != nil {
-		return ""
-	}
-	return path
 }
 
 const nameWidth = 14

@@ -38,7 +38,6 @@ type server struct {
 	config string
 	port   int
 	image  string // podman storage with the base
-	extra  string // more configuration
 	env    []string
 
 	cmd *exec.Cmd

@@ -225,15 +225,10 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 	if err != nil {
 		return nil, f.classify(err)
 	}
-	fmt.Fprintf(log, "==> quarry: %s\n", sentence(out))
-	return out, nil
-}
-
-func sentence(o *quarry.Outcome) string {
-	if o.Failure != nil {
-		return fmt.Sprintf("failed in %s: %s", o.Failure.Step, o.Failure.Message)
+	if out.Failure == nil { // a failure has been said by whoever found it
+		fmt.Fprintf(log, "==> quarry: succeeded: %d files, artifact %s\n", len(out.Facts.Files), out.Artifact.SHA256)
 	}
-	return fmt.Sprintf("succeeded: %d files, artifact %s", len(o.Facts.Files), o.Artifact.SHA256)
+	return out, nil
 }
 
 // classify says how far an error of the farm reaches.

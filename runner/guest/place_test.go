@@ -42,13 +42,16 @@ func put(t *testing.T, root string, files map[string]string) {
 	}
 }
 
+// carried is where these tests keep a file's content in its header.
+const carried = "quarry.content"
+
 func tarball(t *testing.T, headers ...tar.Header) string {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, h := range headers {
-		content := h.Xattrs["content"] //nolint:staticcheck // a place to carry it in this test
-		h.Xattrs = nil                 //nolint:staticcheck
+		content := h.PAXRecords[carried]
+		h.PAXRecords = nil
 		h.Size = int64(len(content))
 		if h.Mode == 0 {
 			h.Mode = 0o644
@@ -67,7 +70,7 @@ func tarball(t *testing.T, headers ...tar.Header) string {
 }
 
 func file(name, content string) tar.Header {
-	return tar.Header{Name: name, Typeflag: tar.TypeReg, Xattrs: map[string]string{"content": content}} //nolint:staticcheck
+	return tar.Header{Name: name, Typeflag: tar.TypeReg, PAXRecords: map[string]string{carried: content}}
 }
 
 func TestPlace(t *testing.T) {
@@ -137,7 +140,7 @@ func TestUnpack(t *testing.T) {
 	plain := tarball(t,
 		tar.Header{Name: "p/", Typeflag: tar.TypeDir, Mode: 0o500},
 		file("p/deep/er/a.c", "int a;\n"),
-		tar.Header{Name: "p/configure", Typeflag: tar.TypeReg, Mode: 0o6775, Xattrs: map[string]string{"content": "#!/bin/sh\n"}}, //nolint:staticcheck
+		tar.Header{Name: "p/configure", Typeflag: tar.TypeReg, Mode: 0o6775, PAXRecords: map[string]string{carried: "#!/bin/sh\n"}},
 		tar.Header{Name: "p/link", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"},
 		tar.Header{Name: "p/hard", Typeflag: tar.TypeLink, Linkname: "p/configure"},
 		file("p/deep/er/a.c", "int b;\n"),

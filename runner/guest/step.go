@@ -37,7 +37,6 @@ type step struct {
 	main   int
 	pidfd  int // of main, or -1 where the kernel has none
 	status unix.WaitStatus
-	alone  bool // no children left at the last look
 
 	began time.Time
 	heard time.Time // when output last came, or could not come because of the runner
