@@ -294,7 +294,7 @@ func TestBadStages(t *testing.T) {
 	}
 	q := start(t, opts)
 	for pkg, want := range map[string]string{
-		"panic":   "tried 3 times, last: the runner panicked: assignment to entry in nil map",
+		"panic":   "tried 3 times, last: the runner panicked: a stage with a bug",
 		"state":   `tried 3 times, last: the runner returned an outcome that is "running": it has to be succeeded or failed`,
 		"nothing": "tried 3 times, last: the runner returned neither an outcome nor an error",
 	} {
