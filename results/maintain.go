@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,11 +46,16 @@ func (r *Repo) Maintain(ctx context.Context) error {
 	if err := removeTemporary(filepath.Join(r.path, "objects", "pack")); err != nil {
 		return err
 	}
+	// Should this process be killed, git gets a signal and clears away what it
+	// has begun; the kernel goes by the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	for _, args := range [][]string{
 		{"repack", "-d", "-l", "-q", "--geometric=2"},
 		{"commit-graph", "write", "--reachable", "--split", "--changed-paths", "--no-progress"},
 	} {
 		cmd := exec.CommandContext(ctx, r.opts.Git, append([]string{"-C", r.path}, args...)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 		cmd.ExtraFiles = []*os.File{lock}
 		cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) } // git removes its temporary files
 		cmd.WaitDelay = 5 * time.Second

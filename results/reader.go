@@ -1,9 +1,13 @@
 package results
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/Morphux/quarry"
 )
 
 // Reader reads one channel of a results repository, or of a bare clone of one,
@@ -15,15 +19,24 @@ type Reader struct {
 }
 
 // OpenReader opens a channel for reading. path is the bare repository (or the
-// .git folder of a clone, for channels that have a local branch). A channel
-// that has no branch is [ErrNotFound].
+// .git folder of a clone, for channels that have a local branch). An empty
+// channel is the one that HEAD names, the farm's default. A repository that is
+// not there and a channel that has no branch are [ErrNotFound].
 func OpenReader(path, channel string) (*Reader, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("results repository %s: %w: nothing has been recorded yet", path, ErrNotFound)
+	}
 	if err := checkRepo(path); err != nil {
 		return nil, err
+	}
+	if channel == "" {
+		if channel, err = headChannel(path); err != nil {
+			return nil, err
+		}
 	}
 	o := openODB(path)
 	s, err := snapshotOf(path, o, channel)
@@ -43,6 +56,18 @@ func OpenReader(path, channel string) (*Reader, error) {
 		return nil, fmt.Errorf("channel %s in %s: %w: it has %s", channel, path, ErrNotFound, strings.Join(known, ", "))
 	}
 	return &Reader{s, path}, nil
+}
+
+func headChannel(repo string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(repo, "HEAD"))
+	if err != nil {
+		return "", err
+	}
+	channel, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "ref: refs/heads/")
+	if !ok || quarry.CheckChannel(channel) != nil {
+		return "", fmt.Errorf("HEAD of %s is %.60q, which names no channel: say which one", repo, b)
+	}
+	return channel, nil
 }
 
 // Refresh goes to the newest commit of the channel and reports whether that is

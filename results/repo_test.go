@@ -71,6 +71,12 @@ func snapshot(t testing.TB, r *Repo) *Snapshot {
 
 func fsck(t testing.TB, repo string) {
 	t.Helper()
+	// While git repacks, git fsck finds that packs have gone.
+	unlock, err := flock(filepath.Join(repo, workRoot, "maintenance"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
 	// Dangling objects, of an attempt that was killed, are no fault.
 	if out := git(t, repo, "fsck", "--strict", "--full", "--no-progress", "--no-dangling"); out != "" {
 		t.Errorf("git fsck --strict says:\n%s", out)

@@ -2,6 +2,7 @@ package results
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -82,6 +83,33 @@ func schemaError(schema int) error {
 		return fmt.Errorf("%w %d: this Quarry reads schema %d, use a newer one", ErrSchema, schema, Schema)
 	}
 	return fmt.Errorf("%w %d: a record begins with schema = %d", ErrSchema, schema, Schema)
+}
+
+// JSON writes a record with the keys, units and escapes that it has in TOML,
+// for programs that would rather read that.
+func (r *Record) JSON() ([]byte, error) {
+	data, err := r.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	return tomlToJSON(data)
+}
+
+// FilesJSON writes a list of files likewise.
+func FilesJSON(pkg, version, arch string, files []quarry.File) ([]byte, error) {
+	data, err := MarshalFiles(pkg, version, arch, files)
+	if err != nil {
+		return nil, err
+	}
+	return tomlToJSON(data)
+}
+
+func tomlToJSON(data []byte) ([]byte, error) {
+	var v map[string]any
+	if err := decode(data, &v); err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
 }
 
 // decodeVersioned reads TOML and, should that fail, looks whether the schema
