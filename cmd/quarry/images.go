@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -156,13 +155,6 @@ func newImagesRemoveCmd(open opener) *cobra.Command {
 	}
 }
 
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
-}
-
 // progress shows how far long work is: a bar on a terminal, plain lines every
 // few seconds elsewhere.
 type progress struct {
@@ -172,6 +164,7 @@ type progress struct {
 	mu   sync.Mutex // guards the following
 	bar  *progressbar.ProgressBar
 	step string
+	line string // last that the tool said
 	said time.Time
 }
 
@@ -182,6 +175,12 @@ func (p *progress) show(now images.Progress) {
 	defer p.mu.Unlock()
 	fresh := now.Step != p.step
 	p.step = now.Step
+	if fresh {
+		p.line = ""
+	}
+	if now.Line != "" {
+		p.line = human.Safe(now.Line, false)
+	}
 	if !p.tty {
 		// Lines of a tool are many; one now and then shows that it is alive.
 		if !fresh && time.Since(p.said) < 5*time.Second {
@@ -193,8 +192,10 @@ func (p *progress) show(now images.Progress) {
 			fmt.Fprintf(p.out, "%s: %s of %s\n", now.Step, human.Size(now.Done), human.Size(now.Total))
 		case now.Done > 0:
 			fmt.Fprintf(p.out, "%s: %s\n", now.Step, human.Size(now.Done))
+		case p.line != "":
+			fmt.Fprintf(p.out, "%s: %s\n", now.Step, p.line)
 		default:
-			fmt.Fprintf(p.out, "%s: %s\n", now.Step, human.Safe(now.Line, false))
+			fmt.Fprintf(p.out, "%s ...\n", now.Step)
 		}
 		return
 	}
@@ -209,7 +210,7 @@ func (p *progress) show(now images.Progress) {
 			progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(true))
 	}
 	if now.Line != "" {
-		p.bar.Describe(now.Step + ": " + shortLine(human.Safe(now.Line, false)))
+		p.bar.Describe(now.Step + ": " + shortLine(p.line))
 	}
 	if now.Done > 0 {
 		p.bar.Set64(now.Done)

@@ -9,7 +9,6 @@ import (
 	"github.com/Morphux/quarry/control"
 	"github.com/Morphux/quarry/images"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 // images opens the bases for one command. The daemon must not run: it
@@ -42,12 +41,7 @@ func newImagesDoor(a *app) *cobra.Command {
 				return alone(cmd, args)
 			}
 			conn.Close()
-			words := []string{"images", "--", sub.Name()}
-			cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
-				if f.Changed && cmd.Root().PersistentFlags().Lookup(f.Name) == nil {
-					words = append(words, "--"+f.Name+"="+f.Value.String())
-				}
-			})
+			words := append([]string{"images", "--", sub.Name()}, typed(cmd)...)
 			words = append(words, "--")
 			for i, arg := range args {
 				if sub.Name() == "load" && i == 1 { // the daemon works in another folder

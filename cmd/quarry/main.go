@@ -151,7 +151,7 @@ came out into a git results repository, which MPM reads as its database.`,
 	}
 	add("farm", verbCmds(a)...)
 	add("admin", newServeCmd(a), newKeyCmd(a.dir((*config.Config).Keys)), newImagesDoor(a), newDoctorCmd(a.doctor), newHookCmd(a))
-	add("local", newBuildCmd(a))
+	add("local", newBuildCmd(a), newDBCmd(a.dir((*config.Config).Results)))
 	return root
 }
 

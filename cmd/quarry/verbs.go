@@ -23,12 +23,7 @@ func verbCmds(a *app) []*cobra.Command {
 			Example: examples(v.Example),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				words := []string{v.Name}
-				own := v.NewFlags()
-				cmd.Flags().Visit(func(f *pflag.Flag) {
-					if own.Lookup(f.Name) != nil { // not --config and its like
-						words = append(words, "--"+f.Name+"="+f.Value.String())
-					}
-				})
+				words = append(words, typed(cmd)...)
 				words = append(append(words, "--"), args...)
 				c, err := a.config()
 				if err != nil {
@@ -46,6 +41,23 @@ func verbCmds(a *app) []*cobra.Command {
 		cmds = append(cmds, cmd)
 	}
 	return cmds
+}
+
+// typed gives the flags that were given to a command itself, as words to send
+// on; --config and its like are for this end.
+func typed(cmd *cobra.Command) []string {
+	var words []string
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if cmd.Root().PersistentFlags().Lookup(f.Name) != nil {
+			return
+		}
+		value := f.Value.String()
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			value = strings.Join(list.GetSlice(), ",")
+		}
+		words = append(words, "--"+f.Name+"="+value)
+	})
+	return words
 }
 
 func examples(s string) string {
