@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"sync"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
@@ -215,12 +216,22 @@ func deltaSize(delta []byte) uint64 {
 	return size
 }
 
+// inflaters are kept for the next object: making one costs more than reading a
+// record with it.
+var inflaters sync.Pool
+
 func inflate(r io.Reader, size int) ([]byte, error) {
-	z, err := zlib.NewReader(r)
+	z, _ := inflaters.Get().(io.ReadCloser)
+	var err error
+	if z == nil {
+		z, err = zlib.NewReader(r)
+	} else {
+		err = z.(zlib.Resetter).Reset(r, nil)
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer z.Close()
+	defer inflaters.Put(z)
 	// What a damaged pack says of its size is not allocated before it has come.
 	buf := bytes.NewBuffer(make([]byte, 0, min(size, 1<<20)+bytes.MinRead))
 	n, err := io.Copy(buf, io.LimitReader(z, int64(size)+1))

@@ -35,7 +35,7 @@ type Options struct {
 	// Git is the git program that repacks; the default is git.
 	Git string
 	// MaxPacks is how many packs may gather before they are melted together in
-	// the background; the default is 50, a negative number leaves it to whoever
+	// the background; the default is 100, a negative number leaves it to whoever
 	// calls Maintain.
 	MaxPacks int
 	Logger   *slog.Logger
@@ -84,7 +84,7 @@ func Open(path string, opts Options) (*Repo, error) {
 		opts.Git = "git"
 	}
 	if opts.MaxPacks == 0 {
-		opts.MaxPacks = 50
+		opts.MaxPacks = 100
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)

@@ -184,13 +184,9 @@ func (m mapper) value(v reflect.Value, key string) (reflect.Value, error) {
 	out := reflect.New(v.Type()).Elem()
 	switch {
 	case v.Type() == timeType:
-		t := v.Interface().(time.Time).UTC().Truncate(time.Millisecond)
-		if t.IsZero() {
-			return out, nil
-		}
-		// RFC 3339 has four digits for the year.
-		if t.Year() < 1 || t.Year() > 9999 {
-			return out, fmt.Errorf("%s is in the year %d", key, t.Year())
+		t, err := cleanTime(v.Interface().(time.Time))
+		if err != nil {
+			return out, fmt.Errorf("%s: %w", key, err)
 		}
 		out.Set(reflect.ValueOf(t))
 		return out, nil
@@ -274,8 +270,33 @@ func parseHead(data []byte) (*Record, error) {
 		head = data[:i+1]
 	}
 	r := new(Record)
-	if toml.Unmarshal(head, r) == nil && r.Schema == Schema && r.fromTOML() == nil && r.check() == nil {
+	if toml.Unmarshal(head, r) == nil && r.Schema == Schema && r.cleanTimes() == nil && r.check() == nil {
 		return r, nil
 	}
 	return Parse(data)
+}
+
+// cleanTimes is clean for what stands in the head of a record: only the times
+// have more than one form there, text is as TOML demands already.
+func (r *Record) cleanTimes() error {
+	for _, t := range []*time.Time{&r.SourceTime, &r.Pushed, &r.Started, &r.Ended} {
+		c, err := cleanTime(*t)
+		if err != nil {
+			return err
+		}
+		*t = c
+	}
+	return nil
+}
+
+func cleanTime(t time.Time) (time.Time, error) {
+	t = t.UTC().Truncate(time.Millisecond)
+	if t.IsZero() {
+		return time.Time{}, nil
+	}
+	// RFC 3339 has four digits for the year.
+	if t.Year() < 1 || t.Year() > 9999 {
+		return t, fmt.Errorf("it is in the year %d", t.Year())
+	}
+	return t, nil
 }
