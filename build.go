@@ -32,6 +32,19 @@ type Release struct {
 	Needs    []string  `json:"needs,omitempty"` // needed dependencies as the recipe writes them, e.g. zlib-1.3.1
 }
 
+// maxTime is the end of the times that commits may have, the year 2242, in
+// seconds since 1970. Beyond 9999 neither JSON nor TOML can write one down.
+const maxTime = 1 << 33
+
+// CheckTime reports whether a commit's time can be SOURCE_DATE_EPOCH. Git
+// takes any number of 64 bits for one.
+func CheckTime(t time.Time) error {
+	if s := t.Unix(); s < 0 || s > maxTime {
+		return fmt.Errorf("time of the commit is in the year %d: set the clock, and commit again (git commit --amend --reset-author)", t.UTC().Year())
+	}
+	return nil
+}
+
 // Target is the place of a record: there is at most one record at each.
 type Target struct {
 	Channel string `json:"channel"`

@@ -529,3 +529,27 @@ func TestInstall(t *testing.T) {
 		}
 	})
 }
+
+// TestTimes: git takes any 64 bits for the time of a commit, and records and
+// journal cannot hold years beyond 9999.
+func TestTimes(t *testing.T) {
+	for when, want := range map[string]string{
+		"253402400000 +0000":         "hello-1.0: time of the commit is in the year 10000",
+		"9223372036854775807 +0000":  "hello-1.0: ",
+		"18446744073709551616 +0000": "",
+		"x +0000":                    "",
+		"1500000000 +0000":           "ok",
+		"4294967296 -0330":           "ok",
+	} {
+		s := newServer(t, "hello")
+		// So that what git itself would refuse is seen too.
+		testpkg.Git(t, s.repo, "config", "receive.fsckObjects", "false")
+		dir := testpkg.Init(t, "hello")
+		raw := fmt.Sprintf("tree %s\nauthor A <a@b> 1 +0000\ncommitter A <a@b> %s\n\nx\n", testpkg.Git(t, dir, "rev-parse", "HEAD^{tree}"), when)
+		id := testpkg.GitInput(t, dir, []byte(raw), "hash-object", "--literally", "-t", "commit", "-w", "--stdin")
+		out, err := s.push(t, dir, []string{"QUARRY_USER=alice"}, s.repo, id+":refs/heads/hello-1.0")
+		if (err == nil) != (want == "ok") || want != "ok" && !strings.Contains(out, want) {
+			t.Errorf("%s: %v\n%s", when, err, out)
+		}
+	}
+}

@@ -9,8 +9,11 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/Morphux/quarry"
 )
 
 // Limits on the tree of a release. Linux has 90,000 files, 6,000 folders and
@@ -111,7 +114,35 @@ func openCommit(objs *objects, oid string) (*commitFS, error) {
 	if !ok || !isOID(tree) {
 		return nil, refusal{"has a commit that git cannot have made: it names no tree"}
 	}
+	when, err := committed(string(data))
+	if err != nil {
+		return nil, refusal{err.Error()}
+	}
+	if err := quarry.CheckTime(when); err != nil {
+		return nil, refusal{err.Error()}
+	}
 	return &commitFS{objs: objs, root: tree, trees: map[string][]entry{}}, nil
+}
+
+// committed reads the committer's time from the header of a commit, whose line
+// ends in seconds since 1970 and a time zone.
+func committed(commit string) (time.Time, error) {
+	for line := range strings.Lines(commit) {
+		if line == "\n" {
+			break
+		}
+		who, ok := strings.CutPrefix(line, "committer ")
+		if !ok {
+			continue
+		}
+		if f := strings.Fields(who[strings.LastIndexByte(who, '>')+1:]); len(f) == 2 {
+			if s, err := strconv.ParseInt(f[0], 10, 64); err == nil {
+				return time.Unix(s, 0), nil
+			}
+		}
+		break
+	}
+	return time.Time{}, errors.New("has a commit without the time of its committer: git fsck tells more")
 }
 
 // refusal is what a maintainer has to mend, in words that follow the name of

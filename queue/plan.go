@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/Morphux/quarry"
 )
@@ -109,6 +110,13 @@ func checkRelease(r quarry.Release) error {
 	}
 	for _, a := range r.Archs {
 		if err := quarry.CheckArch(a); err != nil {
+			return err
+		}
+	}
+	// The journal could not hold a time of no sane year, and with it no other
+	// build of the same batch.
+	for _, t := range []time.Time{r.Time, r.Pushed} {
+		if err := quarry.CheckTime(t); err != nil && !t.IsZero() {
 			return err
 		}
 	}

@@ -137,12 +137,14 @@ func TestSurveyBad(t *testing.T) {
 	bad.Package, bad.Version = "../x", "1"
 	none := rel("2", "", t0, "x86_64")
 	arch := rel("3", "aaaa", t0, "-x")
-	views, err := Survey("", []quarry.Release{bad, none, good, arch}, nil, func(string) (Records, error) { return table(nil), nil })
+	late := rel("4", "aaaa", t0, "x86_64")
+	late.Time = time.Unix(253402400000, 0) // the year 10000, which JSON cannot hold
+	views, err := Survey("", []quarry.Release{bad, none, good, arch, late}, nil, func(string) (Records, error) { return table(nil), nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	v := views["zlib"]
-	if len(v.Wants) != 1 || len(v.Releases) != 1 || len(v.Problems) != 2 || len(views["../x"].Problems) != 1 {
+	if len(v.Wants) != 1 || len(v.Releases) != 1 || len(v.Problems) != 3 || len(views["../x"].Problems) != 1 {
 		t.Errorf("got %+v", v)
 	}
 	if _, err := Survey("", []quarry.Release{good}, nil, func(string) (Records, error) { return nil, errors.New("no such repository") }); err == nil ||

@@ -238,6 +238,11 @@ func (rd *reading) commit(hash string) (*commit, error) {
 	}
 	info := f.Commit()
 	c = &commit{time: info.Committer.Time.UTC(), by: quarry.Packager{Name: info.Committer.Name, Email: info.Committer.Email}}
+	if err := quarry.CheckTime(info.Committer.Time); err != nil {
+		c = &commit{err: err}
+		r.remember(hash, c)
+		return c, nil
+	}
 	loaded, err := recipe.Load(f)
 	if err == nil {
 		_, err = f.Measure()
@@ -253,11 +258,15 @@ func (rd *reading) commit(hash string) (*commit, error) {
 	default:
 		return nil, err
 	}
+	r.remember(hash, c)
+	return c, nil
+}
+
+func (r *Repos) remember(hash string, c *commit) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	c.round = r.round
 	r.commits[hash] = c
-	r.mu.Unlock()
-	return c, nil
 }
 
 // push reads who pushed, or remembers it. nil is a note that nobody can read,

@@ -545,3 +545,21 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("listed in spite of it: %v", err)
 	}
 }
+
+// TestTimes: a commit that another server took has a time that nothing here can
+// write down.
+func TestTimes(t *testing.T) {
+	r := open(t)
+	good := release(t, r, "hello", "1.0")
+	repo := filepath.Join(r.dir, "hello.git")
+	raw := testpkg.Git(t, repo, "cat-file", "commit", good)
+	head, _, _ := strings.Cut(raw, "committer ")
+	late := testpkg.GitInput(t, repo, []byte(head+"committer A <a@b> 253402400000 +0000\n\nx\n"), "hash-object", "-t", "commit", "-w", "--stdin")
+	testpkg.Git(t, repo, "update-ref", "refs/heads/hello-1.0", late)
+	for range 2 { // read, and remembered
+		releases, problems := list(t, r, "hello")
+		if len(releases) != 0 || len(problems) != 1 || !strings.Contains(problems[0].Error(), "year 10000") {
+			t.Errorf("got %v, %v", releases, problems)
+		}
+	}
+}
