@@ -97,6 +97,15 @@ func TestWaiting(t *testing.T) {
 		b, _ := q.Get(app.Number)
 		return b.Reason == "waits for badlib-1.0, whose build failed"
 	})
+	// What is noarch may need what one machine's arch has.
+	w.push("scripts", "1", "s", []string{quarry.Noarch}, "slow-1.0")
+	scripts := q.pushed("scripts")[0]
+	w.push("slow", "1.0", "t", x, "never-1.0")
+	q.pushed("slow")
+	q.until("no blame for the arch", func() bool {
+		b, _ := q.Get(scripts.Number)
+		return b.Reason == "waits for slow-1.0"
+	})
 	// The reason is known from git alone as well.
 	q.stop()
 	fresh := start(t, w.options(folder(t)))

@@ -392,7 +392,11 @@ func (o *owner) whyNot(dep string, it *item) string {
 				continue
 			}
 			provided = true
-			for _, arch := range []string{it.Arch, quarry.Noarch} {
+			archs := []string{it.Arch, quarry.Noarch}
+			if it.Arch == quarry.Noarch {
+				archs = known.archs // it is built on a machine of one of them
+			}
+			for _, arch := range archs {
 				if !slices.Contains(known.archs, arch) {
 					continue
 				}

@@ -135,12 +135,22 @@ func (r records) provider(pkg, arch string) ([]quarry.DepUsed, error) {
 }
 
 func (r records) Resolve(dep, arch string) (quarry.DepUsed, bool, error) {
-	return graph.Resolve(dep, arch, r.provider)
+	return graph.Resolve(dep, machine(arch), r.provider)
+}
+
+// machine is the arch of the workspace that an arch is built in, and so of what
+// is installed there: what is noarch is built on this machine's own.
+func machine(arch string) string {
+	if arch == quarry.Noarch {
+		return config.HostArch()
+	}
+	return arch
 }
 
 // dependencies gives all that a build's dependencies bring with them, with
 // their files.
 func (r records) dependencies(arch string, direct []quarry.DepUsed) ([]pipeline.Dependency, error) {
+	arch = machine(arch)
 	all, err := graph.Closure(direct, arch, func(d quarry.DepUsed) ([]string, error) {
 		rec, err := r.record(d, arch)
 		if err != nil {
@@ -270,9 +280,7 @@ func (f *stages) room() error {
 }
 
 func (f *stages) probeArch(ctx context.Context, arch string) error {
-	if arch == quarry.Noarch {
-		arch = config.HostArch()
-	}
+	arch = machine(arch)
 	if _, err := images.Emulation(arch); err != nil {
 		return err
 	}
