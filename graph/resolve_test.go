@@ -1,6 +1,8 @@
 package graph
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,6 +67,21 @@ func TestClosure(t *testing.T) {
 	_, err = Closure(direct, "x", needs(map[string][]string{"a 1": {"c-1"}, "d 1": {"c-2"}}), all)
 	if err == nil || !strings.Contains(err.Error(), "needs c 2") {
 		t.Errorf("two versions of one package: %v", err)
+	}
+	// c alone would be c 2; the recipe, or who came before, wants c 1.
+	for _, n := range []map[string][]string{{"a 1": {"c"}, "d 1": {"c"}}, {"a 1": {"c-1"}, "d 1": {"c"}}} {
+		recipe := direct
+		if n["a 1"][0] == "c" {
+			recipe = append(slices.Clone(direct), quarry.DepUsed{Package: "c", Version: "1"})
+		}
+		got, err := Closure(recipe, "x", needs(n), all)
+		if err != nil || len(got) != 3 || got[0].Version != "1" || got[0].Package != "c" {
+			t.Errorf("%v: %v, %v", n, got, err)
+		}
+	}
+	_, err = Closure([]quarry.DepUsed{{Package: "c", Version: "1"}, {Package: "c", Version: "2"}}, "x", needs(nil), all)
+	if !errors.As(err, new(*ConflictError)) {
+		t.Errorf("a recipe that wants two versions: %v", err)
 	}
 	_, err = Closure(direct, "x", needs(map[string][]string{"a 1": {"gone"}}), all)
 	if err == nil || !strings.Contains(err.Error(), "gone") {
