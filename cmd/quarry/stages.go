@@ -223,22 +223,88 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 	if err != nil {
 		return nil, err
 	}
+	reproduce := fmt.Sprintf("git clone -b %s %s/%s.git && quarry build --arch %s %s",
+		quarry.Branch(b.Package, b.Version), f.ssh, b.Package, b.Arch, b.Package)
+	began := time.Now()
 	deps, err := records{snap}.dependencies(b.Arch, direct)
+	if conflict := new(graph.ConflictError); errors.As(err, &conflict) {
+		fmt.Fprintf(log, "==> quarry: %v\n", err)
+		return &quarry.Outcome{
+			Build: b, Status: quarry.Failed, Info: recipe.Info, Started: began, Ended: time.Now(), Deps: direct,
+			Failure: &quarry.Failure{Step: quarry.StepPrepare, Cause: quarry.CauseRecipe, Message: err.Error(), Reproduce: reproduce},
+		}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	out, err := f.pipeline.Run(ctx, pipeline.Input{
-		Build: b, Recipe: recipe, Source: source, Deps: deps, Log: log, OnStep: onStep,
-		Reproduce: fmt.Sprintf("git clone -b %s %s/%s.git && quarry build --arch %s %s",
-			quarry.Branch(b.Package, b.Version), f.ssh, b.Package, b.Arch, b.Package),
+		Build: b, Recipe: recipe, Source: source, Deps: deps, Log: log, OnStep: onStep, Reproduce: reproduce,
 	})
 	if err != nil {
 		return nil, f.classify(err)
+	}
+	if err := recordable(out); err != nil && out.Failure == nil {
+		fmt.Fprintf(log, "==> quarry: %v\n", err)
+		out.Status, out.Facts, out.Artifact = quarry.Failed, nil, nil
+		out.Failure = &quarry.Failure{Step: quarry.StepExtract, Cause: quarry.CauseOutput, Message: err.Error(), Reproduce: reproduce}
+	}
+	// What no record can hold even so must end here: recording is tried for ever.
+	if err := recordable(out); err != nil {
+		return nil, err
 	}
 	if out.Failure == nil { // a failure has been said by whoever found it
 		fmt.Fprintf(log, "==> quarry: succeeded: %d files, artifact %s\n", len(out.Facts.Files), out.Artifact.SHA256)
 	}
 	return out, nil
+}
+
+// What a record may take, in bytes: less than the results repository takes, so
+// that nothing that passes here is refused there.
+const (
+	maxRecord = 8 << 20
+	maxList   = 200 << 20
+)
+
+// recordable reports why an outcome cannot be recorded: what a build installed
+// may name millions of libraries.
+func recordable(o *quarry.Outcome) error {
+	rec, err := results.NewRecord(o, 0)
+	if err != nil {
+		return err
+	}
+	text, err := rec.Marshal()
+	if err != nil {
+		return err
+	}
+	if len(text) > maxRecord {
+		return fmt.Errorf("the record of what it installed would have %d bytes and %d is the most: split the package, or ship fewer libraries", len(text), maxRecord)
+	}
+	if o.Facts == nil {
+		return nil
+	}
+	// A list is several times what its text is: most need no closer look.
+	size := 0
+	for _, file := range o.Facts.Files {
+		size += 1000 + 6*(len(file.Path)+len(file.Target)+len(file.Interpreter))
+		if e := file.ELF; e != nil {
+			for _, list := range [][]string{e.Needed, e.RPath, e.RunPath, {e.Soname, e.Interpreter}} {
+				for _, s := range list {
+					size += 6 * (len(s) + 10)
+				}
+			}
+		}
+	}
+	if size <= maxList {
+		return nil
+	}
+	list, err := results.MarshalFiles(o.Build.Package, o.Build.Version, o.Build.Arch, o.Facts.Files)
+	if err != nil {
+		return err
+	}
+	if len(list) > maxList {
+		return fmt.Errorf("the list of the files that it installed would have %d bytes and %d is the most: split the package", len(list), maxList)
+	}
+	return nil
 }
 
 // classify says how far an error of the farm reaches.
