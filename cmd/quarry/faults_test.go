@@ -17,6 +17,7 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/config"
+	"github.com/Morphux/quarry/internal/testbase"
 	"github.com/Morphux/quarry/internal/testpkg"
 )
 
@@ -522,4 +523,41 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("still paused: %+v", st.Queue.Paused)
 	}
 	s.checkResults(t, config.HostArch())
+}
+
+// TestTwoArchs builds one push for two archs on one machine, the second with a
+// base that is loaded while the farm runs.
+func TestTwoArchs(t *testing.T) {
+	second, tarball := testbase.Second(t)
+	s := newServer(t, t.TempDir())
+	s.writeConfig(t, fmt.Sprintf("[channel.testing]\narchs = [%q, %q]\n", config.HostArch(), second))
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop(syscall.SIGTERM)
+	lib, prog := testpkg.Init(t, "libgreet"), testpkg.Init(t, "greeter")
+	if err := s.push(prog, "greeter", "1.0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.push(lib, "libgreet", "1.0"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, s, "the pause for want of a base", func(st statusOut) bool {
+		return len(st.Queue.Paused) == 1 && strings.Contains(st.Queue.Paused[0].Reason, second)
+	})
+	s.quarry(t, "images", "load", second, tarball)
+	if st := s.settle(t, 2*time.Minute); len(st.Ended) != 4 {
+		t.Errorf("%d builds ended, want 4", len(st.Ended))
+	}
+	s.checkResults(t, config.HostArch(), second)
+	for _, arch := range []string{config.HostArch(), second} {
+		files := s.must(t, "git", "-C", s.state("results.git"), "show", "testing:packages/gr/ee/greeter/1.0/"+arch+".files.toml")
+		if !strings.Contains(files, "elf = {arch = '"+arch+"'") {
+			t.Errorf("the program built for %s is of another arch:\n%s", arch, files)
+		}
+	}
+	rec := s.must(t, "git", "-C", s.state("results.git"), "show", "testing:packages/gr/ee/greeter/1.0/"+second+".toml")
+	if !strings.Contains(rec, "emulation = 'compat'") {
+		t.Errorf("the record does not say how it was built:\n%s", rec)
+	}
 }

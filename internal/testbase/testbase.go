@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -68,11 +69,36 @@ func tarball() (string, error) {
 		}
 		return path, nil
 	}
+	return bootstrap(Arch, "--include="+strings.Join(images.DefaultPackages, ","), "--", "bookworm")
+}
+
+// Second returns the path of a small base, with a C compiler and make, of the
+// other arch that this machine's processor runs by itself (i686 on x86_64), and
+// that arch. mmdebstrap makes it at first use.
+func Second(t testing.TB) (arch, path string) {
+	t.Helper()
+	arch, ok := map[string]string{"x86_64": "i686", "aarch64": "armv7l"}[Arch]
+	if !ok {
+		t.Fatalf("no second arch is known that runs on %s: add it to testbase.Second", Arch)
+	}
+	debian := map[string]string{"i686": "i386", "armv7l": "armhf"}[arch]
+	// One archive only: those of updates lag behind on mirrors now and then.
+	path, err := bootstrap(arch, "--architectures="+debian, "--include=gcc,libc6-dev,make,patch", "--",
+		"bookworm", "TARBALL", "http://deb.debian.org/debian")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return arch, path
+}
+
+// bootstrap gives the cached tarball of an arch, or has mmdebstrap make it; the
+// word TARBALL among its arguments stands for the tarball.
+func bootstrap(arch string, args ...string) (string, error) {
 	cache, err := Cache()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(cache, "base-"+Arch+".tar")
+	path := filepath.Join(cache, "base-"+arch+".tar")
 	unlock, err := lock(path+".lock", unix.LOCK_EX)
 	if err != nil {
 		return "", err
@@ -83,16 +109,24 @@ func tarball() (string, error) {
 	}
 	mm, err := exec.LookPath("mmdebstrap")
 	if err != nil {
-		return "", fmt.Errorf("no base for tests: apt-get install mmdebstrap, or set QUARRY_TEST_BASE to a tarball of a system for %s with a compiler and make", Arch)
+		return "", fmt.Errorf("no base for tests: apt-get install mmdebstrap, or set QUARRY_TEST_BASE to a tarball of a system for %s with a compiler and make", arch)
 	}
 	// Beside the final name, so that a half-made one never has it.
 	tmp := path + ".new"
 	defer os.Remove(tmp)
-	cmd := exec.Command(mm, "--variant=minbase", "--format=tar", "--include="+strings.Join(images.DefaultPackages, ","), "--", "bookworm", tmp)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("no base for tests: mmdebstrap failed: %w: %s: set QUARRY_TEST_BASE to a tarball of a system for %s", err, lastLines(out), Arch)
+	if i := slices.Index(args, "TARBALL"); i >= 0 {
+		args[i] = tmp
+	} else {
+		args = append(args, tmp)
 	}
-	return path, os.Rename(tmp, path)
+	args = append([]string{"--variant=minbase", "--format=tar"}, args...)
+	var out []byte
+	for range 2 { // a mirror may be in the middle of an update
+		if out, err = exec.Command(mm, args...).CombinedOutput(); err == nil {
+			return path, os.Rename(tmp, path)
+		}
+	}
+	return "", fmt.Errorf("no base for tests: mmdebstrap failed: %w: %s: set QUARRY_TEST_BASE to a tarball of a system for %s", err, lastLines(out), arch)
 }
 
 func lastLines(out []byte) string {
