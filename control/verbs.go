@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -90,7 +91,7 @@ func Verbs(f *Farm) Table {
 			}},
 		{Name: "images", Args: "WORDS", MinArgs: 1, MaxArgs: -1, Need: Owner, Hidden: true, Run: f.imagesOf,
 			Short: "work on the bases; quarry images does this when a daemon runs"},
-		{Name: "pushed", Args: "PACKAGE", MinArgs: 1, MaxArgs: 1, Need: Local, Hidden: true, Run: f.pushed,
+		{Name: "pushed", Args: "PACKAGE [BRANCH]...", MinArgs: 1, MaxArgs: -1, Need: Local, Hidden: true, Run: f.pushed,
 			Short: "say that a package was pushed; the hooks do this"},
 	}
 	return t
@@ -358,15 +359,23 @@ func (f *Farm) imagesOf(ctx context.Context, c *Call) error {
 	return f.Images(ctx, c.Args, c.Out)
 }
 
-// pushed plans a package and answers the hook with its builds, as JSON.
+// pushed plans a package and answers the hook with its builds, as JSON. What
+// keeps the branches that were pushed from being built is the error besides.
 func (f *Farm) pushed(ctx context.Context, c *Call) error {
 	builds, err := f.Queue.Pushed(ctx, c.Args[0])
-	var problem queue.Problem
-	if err != nil && !errors.As(err, &problem) {
+	if err != nil && !errors.As(err, new(queue.Problem)) {
 		return err
 	}
-	if builds == nil {
-		builds = []quarry.Build{}
+	if err := json.NewEncoder(c.Out).Encode(nonNil(builds)); err != nil {
+		return err
 	}
-	return json.NewEncoder(c.Out).Encode(builds)
+	var told []error
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range list.Unwrap() {
+			if p := new(queue.Problem); errors.As(err, p) && (p.Branch == "" || slices.Contains(c.Args[1:], p.Branch)) {
+				told = append(told, err)
+			}
+		}
+	}
+	return errors.Join(told...)
 }

@@ -19,7 +19,8 @@ import (
 // Daemon is a running Quarry, as a hook sees it.
 type Daemon interface {
 	// Pushed tells of a push and gives the builds that are wanted because of
-	// it and under way: usually one for each release and arch.
+	// it and under way: usually one for each release and arch. Besides them
+	// there may be a *Refused, for the branches that cannot be built.
 	Pushed(ctx context.Context, p Push) ([]quarry.Build, error)
 	// Follow writes the log of a build from its beginning until the build has
 	// ended, and then its verdict as the last line.
@@ -92,7 +93,9 @@ func PostReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer
 	switch {
 	case errors.As(err, &refused):
 		say("it is stored, but Quarry says: %v", refused.Err)
-		return 0
+		if len(builds) == 0 {
+			return 0
+		}
 	case err != nil:
 		say("it is stored. Quarry cannot be reached just now (%v): the build starts when it is back", err)
 		return 0

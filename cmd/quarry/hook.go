@@ -124,18 +124,25 @@ func (f farm) Close() error { return nil }
 // written it into the repository beside who pushed.
 func (f farm) Pushed(ctx context.Context, p hooks.Push) ([]quarry.Build, error) {
 	var out, errOut bytes.Buffer
-	code, err := f.client.Call(ctx, []string{"pushed", "--", p.Package}, control.Terminal{}, &out, &errOut)
-	switch {
-	case err != nil:
+	words := []string{"pushed", "--", p.Package}
+	for _, r := range p.Refs {
+		if r.Release() && !r.Deleted() {
+			words = append(words, r.Name)
+		}
+	}
+	code, err := f.client.Call(ctx, words, control.Terminal{}, &out, &errOut)
+	if err != nil {
 		return nil, err
-	case code != control.ExitOK:
-		return nil, &hooks.Refused{Err: errors.New(strings.TrimPrefix(strings.TrimSpace(errOut.String()), "quarry: "))}
+	}
+	// There may be both: builds, and branches that cannot be built.
+	if code != control.ExitOK {
+		err = &hooks.Refused{Err: errors.New(strings.TrimPrefix(strings.TrimSpace(errOut.String()), "quarry: "))}
 	}
 	var builds []quarry.Build
-	if err := json.Unmarshal(out.Bytes(), &builds); err != nil {
-		return nil, &hooks.Refused{Err: fmt.Errorf("builds of the push cannot be read: %w", err)}
+	if jerr := json.Unmarshal(out.Bytes(), &builds); jerr != nil && err == nil {
+		err = &hooks.Refused{Err: fmt.Errorf("builds of the push cannot be read: %w", jerr)}
 	}
-	return builds, nil
+	return builds, err
 }
 
 func (f farm) Follow(ctx context.Context, number int64, w io.Writer) error {
