@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/human"
 	"github.com/spf13/pflag"
 )
 
@@ -161,7 +162,7 @@ func (t Table) Find(name string) *Verb {
 func (t Table) Run(ctx context.Context, who quarry.Identity, argv []string, out, errOut io.Writer, term Terminal) int {
 	err := t.run(ctx, who, argv, out, term)
 	if err != nil && !errors.Is(err, ErrBuild) {
-		fmt.Fprintf(errOut, "quarry: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+		fmt.Fprintf(errOut, "quarry: %s\n", human.Safe(strings.ReplaceAll(err.Error(), "\n", "; "), false))
 	}
 	return Code(err)
 }

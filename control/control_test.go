@@ -153,12 +153,18 @@ func TestLifeOfABuild(t *testing.T) {
 	if code != ExitOK || strings.Count(out, "attempt 1 is lost") != 1 || strings.Count(out, "attempt 2\n") != 1 || !strings.Contains(out, "zlib 1.3-p1 x86_64 succeeded") {
 		t.Errorf("exit %d, log is %q, %q", code, out, errOut)
 	}
-	if !strings.Contains(out, "\x1b[31m") {
-		t.Error("bytes for a file were changed")
-	}
-	out, _, _ = call(t, table, admin, Terminal{TTY: true}, "log", "1")
-	if strings.Contains(out, "\x1b[31m") || !strings.Contains(out, `\x1b[31mno`) {
-		t.Errorf("escape sequences of a build reach the terminal: %q", out)
+	// ssh HOST log asks for no terminal, and prints on one.
+	for _, term := range []Terminal{{}, {TTY: true}} {
+		for _, words := range [][]string{{"log", "1"}, {"log", "-f", "1"}, {"log", "-n", "50", "1"}} {
+			out, _, _ = call(t, table, admin, term, words...)
+			if strings.Contains(out, "\x1b[31m") || !strings.Contains(out, `\x1b[31mno`) {
+				t.Errorf("%v: escape sequences of a build reach the terminal: %q", words, out)
+			}
+			out, _, _ = call(t, table, admin, term, append(words, "--raw")...)
+			if !strings.Contains(out, "\x1b[31m") {
+				t.Errorf("%v --raw: bytes were changed: %q", words, out)
+			}
+		}
 	}
 	out, _, code = call(t, table, reader, Terminal{}, "status", "zlib")
 	if code != ExitOK || !strings.Contains(out, "1.3-p1") {

@@ -57,6 +57,7 @@ func Verbs(f *Farm) Table {
 			Flags: func(fs *pflag.FlagSet) {
 				fs.BoolP("follow", "f", false, "go on until the build has ended")
 				fs.IntP("lines", "n", 0, "only the last lines")
+				fs.Bool("raw", false, "as it was printed, with escape sequences that can do anything to a terminal")
 			},
 			Run: f.log},
 		{Name: "rebuild", Args: "BUILD|NAME-VERSION", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "build again what has a record",
@@ -211,16 +212,18 @@ func (f *Farm) follow(ctx context.Context, c *Call, n int64) error {
 
 // clean makes log text fit for a terminal: a build's output is hostile.
 func (f *Farm) clean(c *Call, s string) string {
-	if !c.Term.TTY {
+	if c.bool("raw") {
 		return s
 	}
 	return human.Safe(s, true)
 }
 
-// writer is the call's output; towards a terminal, escape sequences in what is
-// written are made visible, since a build's output is hostile.
+// writer is the call's output. Escape sequences in what is written are made
+// visible, since a build's output is hostile. That it goes to no terminal as far
+// as is known here says little: ssh asks for none when it runs a verb, and
+// prints on one all the same.
 func (c *Call) writer() io.Writer {
-	if !c.Term.TTY {
+	if c.bool("raw") {
 		return c.Out
 	}
 	return &safeWriter{w: c.Out}

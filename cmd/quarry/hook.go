@@ -147,7 +147,7 @@ func (f farm) Pushed(ctx context.Context, p hooks.Push) ([]quarry.Build, error) 
 
 func (f farm) Follow(ctx context.Context, number int64, w io.Writer) error {
 	var errOut bytes.Buffer
-	code, err := f.client.Call(ctx, []string{"log", "--follow", "--", strconv.FormatInt(number, 10)}, control.Terminal{}, w, &errOut)
+	code, err := f.client.Call(ctx, []string{"log", "--follow", "--raw", "--", strconv.FormatInt(number, 10)}, control.Terminal{}, w, &errOut)
 	if err == nil && code != control.ExitOK && code != control.ExitBuild {
 		err = errors.New(strings.TrimPrefix(strings.TrimSpace(errOut.String()), "quarry: "))
 	}
