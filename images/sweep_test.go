@@ -3,11 +3,13 @@ package images_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,10 +23,14 @@ import (
 )
 
 // victim is a daemon that is to be killed: it makes workspaces, half of which
-// it closes, until then.
+// it closes, until then. Without a guest it loads a base, from the file store.
 func victim(state, store, guest string) error {
 	ctx := context.Background()
-	conn, err := podman.Start(ctx, podman.Config{State: state, ImageStores: []string{store}})
+	cfg := podman.Config{State: state, ImageStores: []string{store}}
+	if guest == "" {
+		cfg.ImageStores = nil
+	}
+	conn, err := podman.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -36,6 +42,10 @@ func victim(state, store, guest string) error {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	fmt.Println("swept", conn.Farm())
+	if guest == "" {
+		_, err := s.Load(ctx, testbase.Arch, store, func(p images.Progress) { fmt.Println(p.Step, p.Done) })
+		return fmt.Errorf("load: %v", err)
+	}
 	for i := 0; ; i++ {
 		w, err := s.Workspace(ctx, images.Spec{Name: fmt.Sprint(i), Arch: testbase.Arch})
 		if err != nil {
@@ -126,6 +136,62 @@ func TestKill9(t *testing.T) {
 	w := f.workspace(t, images.Limits{})
 	if got := sh(t, w, "echo works"); got != "works" {
 		t.Errorf("%q", got)
+	}
+}
+
+// Half a base is no base, and takes no room after the next start.
+func TestKill9InLoad(t *testing.T) {
+	state := t.TempDir()
+	big := make([]byte, 120<<20)
+	rand.Read(big)
+	base := file(t, "base.tar", small(t, testbase.Arch, entry{name: "./big", data: string(big)}))
+	for _, step := range []string{"reading", "importing", "checking"} {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "QUARRY_TEST_VICTIM="+strings.Join([]string{state, base, ""}, "\n"))
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		reached := false
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			word, done, _ := strings.Cut(lines.Text(), " ")
+			if n, _ := strconv.Atoi(done); word == step && n > 20<<20 {
+				reached = true
+				break
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+		cmd.Process.Kill()
+		cmd.Wait()
+		if !reached {
+			t.Fatalf("%s was never reached", step)
+		}
+	}
+	conn := startPodman(t, podman.Config{State: state})
+	s := newStore(t, conn, images.Options{WorkDir: filepath.Join(state, "work")})
+	if err := s.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	bases, err := s.Bases(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := int64(1 << 20)
+	if len(bases) > 0 {
+		most += 130 << 20 // the last one was quicker than its killer
+	}
+	var size int64
+	filepath.Walk(conn.Dir(), func(path string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() {
+			size += info.Size()
+		}
+		return nil
+	})
+	if size > most {
+		t.Errorf("%d bytes are left, with the bases %v", size, bases)
 	}
 }
 

@@ -3,6 +3,7 @@ package podman
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -131,5 +132,89 @@ func TestLineLog(t *testing.T) {
 	}
 	if got := l.tail(); got != "one two; three" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestDropOrphans(t *testing.T) {
+	id := func(c string) string { return strings.Repeat(c, 64) }
+	root := t.TempDir()
+	write := func(name, text string) {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(records ...string) string {
+		return "[" + strings.ReplaceAll(strings.Join(records, ","), "'", `"`) + "]"
+	}
+	// a <- b <- c: an image on b, a container on c; d is mapped; e and f belong to
+	// nobody; 0 is not even listed.
+	layers := list("{'id':'"+id("a")+"','odd':[1.50]}", "{'id':'"+id("b")+"','parent':'"+id("a")+"'}", "{'id':'"+id("d")+"'}", "{'id':'"+id("e")+"'}")
+	write("overlay-layers/layers.json", layers)
+	write("overlay-layers/volatile-layers.json", list("{'id':'"+id("c")+"','parent':'"+id("b")+"'}", "{'id':'"+id("f")+"','parent':'"+id("b")+"'}"))
+	write("overlay-images/images.json", list("{'id':'"+id("1")+"','layer':'"+id("b")+"','mapped-layers':['"+id("d")+"']}"))
+	write("overlay-containers/volatile-containers.json", list("{'id':'"+id("2")+"','layer':'"+id("c")+"'}"))
+	for _, l := range "abcdef0" {
+		write("overlay/"+id(string(l))+"/diff/file", "x")
+		write("overlay-layers/"+id(string(l))+".tar-split.gz", "x")
+		if err := os.MkdirAll(filepath.Join(root, "overlay/l"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("../"+id(string(l))+"/diff", filepath.Join(root, "overlay/l", strings.ToUpper(string(l)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("overlay-images/"+id("1")+"/manifest", "x")
+	write("overlay-images/"+id("9")+"/manifest", "x")
+	write("overlay-containers/"+id("2")+"/userdata/x", "x")
+	write("overlay-containers/"+id("8")+"/userdata/x", "x")
+
+	if err := dropOrphans(root); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		rel, _ := filepath.Rel(root, path)
+		parts := strings.Split(rel, "/")
+		if len(parts) == 2 {
+			name := parts[1]
+			if len(name) >= 64 {
+				name = name[:1] + name[64:]
+			}
+			left = append(left, parts[0]+"/"+name)
+		}
+		if len(parts) == 3 && parts[1] == "l" {
+			left = append(left, "l/"+parts[2])
+		}
+		return err
+	})
+	want := strings.Fields(`l/A l/B l/C l/D overlay-containers/2 overlay-containers/volatile-containers.json overlay-images/1 overlay-images/images.json
+		overlay-layers/a.tar-split.gz overlay-layers/b.tar-split.gz overlay-layers/c.tar-split.gz overlay-layers/d.tar-split.gz overlay-layers/layers.json
+		overlay-layers/volatile-layers.json overlay/a overlay/b overlay/c overlay/d overlay/l`)
+	slices.Sort(left)
+	slices.Sort(want)
+	if !slices.Equal(left, want) {
+		t.Errorf("left %q\nnot  %q", left, want)
+	}
+	got, err := os.ReadFile(filepath.Join(root, "overlay-layers/layers.json"))
+	if err != nil || string(got) != strings.Replace(layers, `,{"id":"`+id("e")+`"}`, "", 1) {
+		t.Errorf("%s, %v", got, err)
+	}
+
+	// With a list that cannot be understood everything stays.
+	for _, broken := range []string{"{", `[{"id":"../../etc"}]`, `{"version":2}`} {
+		write("overlay-images/images.json", broken)
+		if err := dropOrphans(root); err == nil {
+			t.Errorf("%s was understood", broken)
+		}
+		if _, err := os.Stat(filepath.Join(root, "overlay", id("b"))); err != nil {
+			t.Errorf("%s: %v", broken, err)
+		}
+	}
+	if err := dropOrphans(t.TempDir()); err != nil {
+		t.Errorf("an empty storage: %v", err)
 	}
 }

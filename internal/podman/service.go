@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,8 +52,16 @@ for d in /run/containers /run/runc /run/crun /var/lib/containers; do
 	mount -t tmpfs -o mode=0700,nosuid,nodev quarry "$d" || :
 done
 trap 'kill $pid' TERM
-"$podman" --log-level=warn system service -t 0 "unix://$base/s/` + socketName + `" </dev/null &
+: >"$base/podman"
+mount --bind "$podman" "$base/podman"
+"$base/podman" --log-level=warn system service -t 0 "unix://$base/s/` + socketName + `" </dev/null &
 pid=$!
+# When a container ends, its monitor starts the podman that made it once more,
+# to tidy up. Nobody waits for that here: workspaces are removed at once, which
+# does all of it, and a start of podman costs as much as half a container. So
+# from now on there is nothing at that path but a program that ends.
+while kill -0 $pid 2>/dev/null && ! [ -S "$base/s/` + socketName + `" ]; do sleep 0.01; done
+mount --bind "$(command -v true | grep / || echo /bin/true)" "$base/podman" 2>/dev/null || :
 wait $pid && status=0 || status=$?
 if kill -0 $pid 2>/dev/null; then
 	# The trap broke the wait off.
@@ -107,7 +114,7 @@ func prepare(ctx context.Context, c *Conn) (_ *setup, err error) {
 	if err := s.waitForDead(ctx); err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"root", "libpod", "volumes", "tmp", "hooks", "networks", "home/.config/containers"} {
+	for _, d := range []string{"root", "tmp", "hooks", "networks", "home/.config/containers"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("podman's folder cannot be made: %w", err)
 		}
@@ -242,9 +249,7 @@ func (s *setup) writeConfig() error {
 			"lock_type":          "file", // the default shares /dev/shm/libpod_lock with the host's podman
 			"runtime":            name,
 			"runtimes":           m{name: []string{s.runtime}},
-			"static_dir":         inside("libpod"),
 			"tmp_dir":            s.base + "/r/t",
-			"volume_path":        inside("volumes"),
 			"image_copy_tmp_dir": inside("tmp"),
 			"service_timeout":    0,
 			"hooks_dir":          []string{inside("hooks")}, // not the host's
@@ -531,56 +536,3 @@ func clearDir(dir string) {
 func globEscape(path string) string {
 	return strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `\`, `\\`).Replace(path)
 }
-
-// dropOrphans removes the folders of layers that the storage does not list: it
-// lists a layer after making its folder and forgets it before removing that, so
-// being killed in between leaves some, which podman of this age never finds.
-// No service may run meanwhile.
-func dropOrphans(root string) error {
-	known := map[string]bool{}
-	lists := 0
-	for _, name := range []string{"layers.json", "volatile-layers.json"} {
-		data, err := os.ReadFile(filepath.Join(root, "overlay-layers", name))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		var layers []struct {
-			ID string `json:"id"`
-		}
-		if err := json.Unmarshal(data, &layers); err != nil {
-			return fmt.Errorf("%s is broken: %w", name, err)
-		}
-		for _, l := range layers {
-			known[l.ID] = true
-		}
-		lists++
-	}
-	if lists == 0 {
-		return nil // a storage of another kind, or none yet
-	}
-	overlay := filepath.Join(root, "overlay")
-	dirs, err := os.ReadDir(overlay)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, d := range dirs {
-		if layerID.MatchString(d.Name()) && !known[d.Name()] {
-			errs = append(errs, deltree.Remove(filepath.Join(overlay, d.Name())))
-		}
-	}
-	// Their short names, links to ../ID/diff.
-	links, _ := os.ReadDir(filepath.Join(overlay, "l"))
-	for _, l := range links {
-		path := filepath.Join(overlay, "l", l.Name())
-		if target, err := os.Readlink(path); err == nil && !known[filepath.Base(filepath.Dir(target))] {
-			errs = append(errs, os.Remove(path))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-var layerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
