@@ -553,3 +553,32 @@ func TestTimes(t *testing.T) {
 		}
 	}
 }
+
+// TestPostReceiveDies: the branch has moved and nobody could write down who
+// moved it. Pre-receive had.
+func TestPostReceiveDies(t *testing.T) {
+	s := newServer(t, "hello")
+	post := filepath.Join(s.repo, "hooks", "post-receive")
+	if err := os.WriteFile(post, []byte("#!/bin/sh\nkill -9 $$\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := testpkg.Init(t, "hello")
+	if out, err := s.push(t, dir, []string{"QUARRY_USER=alice", "QUARRY_NAME=Alice", "QUARRY_EMAIL=a@b"}, "-o", "channel=stable", s.repo, "HEAD:hello-1.0", "HEAD:master"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r, err := repos.Open(filepath.Join(t.TempDir(), "none"), []string{s.repo})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, problems, err := r.Releases(t.Context(), "hello", func(string) []string { return []string{"x86_64"} })
+	if err != nil || len(problems) > 0 || len(list) != 1 || list[0].Packager.User != "alice" || list[0].Channel != "stable" {
+		t.Errorf("got %+v, %v, %v", list, problems, err)
+	}
+	// A push that is refused leaves no word of it.
+	if _, err := s.push(t, dir, []string{"QUARRY_USER=mallory"}, s.repo, "HEAD:hello-1.1", "+HEAD:hello-1.0"); err == nil {
+		t.Error("hello-1.1 was taken")
+	}
+	if refs := testpkg.Git(t, s.repo, "for-each-ref", "--format=%(refname)", "refs/quarry"); refs != "refs/quarry/next/hello-1.0" {
+		t.Errorf("refs are %s", refs)
+	}
+}

@@ -128,7 +128,7 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 		return 1
 	}
 	bad, good := 0, 0
-	_, warnings, err := env.readOptions()
+	opts, warnings, err := env.readOptions()
 	for _, w := range warnings {
 		say("warning: %s", w)
 	}
@@ -138,6 +138,7 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 	}
 	objs := newObjects(ctx, env)
 	defer objs.close()
+	var releases []Ref
 	for _, line := range lines {
 		ref, err := parseRef(env.Package, line)
 		if err != nil {
@@ -167,6 +168,7 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 		case len(problems) > 0:
 			bad++
 		default:
+			releases = append(releases, ref)
 			good++
 		}
 	}
@@ -175,6 +177,10 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 			say("a push is stored whole or not at all: mend the above, or push the others by themselves")
 		}
 		return 1
+	}
+	if err := env.announce(ctx, releases, opts.channel); err != nil {
+		// post-receive tries again, and says so if it cannot.
+		say("warning: %v", err)
 	}
 	return 0
 }

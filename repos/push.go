@@ -40,31 +40,15 @@ const maxPush = 64 << 10 // bytes in a note
 // at p.Commit any more, it writes nothing and that is no error: whoever moved it
 // notes it. It may be called from a hook.
 func WritePush(ctx context.Context, repo, branch string, p Push) error {
-	fail := func(err error) error { return fmt.Errorf("push of %s cannot be noted in %s: %w", branch, repo, err) }
-	if !plainRef(branch) {
-		return fail(errors.New("the name of the branch does not fit: use ASCII letters, digits and + - . _"))
-	}
-	if err := p.check(); err != nil {
-		return fail(err)
-	}
-	p.Pushed = p.Pushed.UTC().Truncate(time.Second)
-	data, err := toml.Marshal(pushFile{pushSchema, p})
+	fail := func(err error) error { return notNoted(branch, repo, err) }
+	blob, err := writeNote(ctx, repo, branch, p)
 	if err != nil {
-		return fail(err)
-	}
-	if len(data) > maxPush {
-		return fail(fmt.Errorf("it takes %d bytes, and %d is the most", len(data), maxPush))
-	}
-	// Repositories of other servers may not be set to keep what they confirm.
-	durable := []string{"-c", "core.fsync=committed,reference", "-c", "core.filesRefLockTimeout=10000", "--git-dir=" + repo}
-	blob, err := git(ctx, "", data, append(durable, "hash-object", "-w", "--stdin")...)
-	if err != nil {
-		return fail(err)
+		return err
 	}
 	// One transaction, which holds only if the branch is still there.
 	ref := "refs/heads/" + branch
 	change := fmt.Sprintf("verify %s %s\nupdate %s/%s %s\n", ref, p.Commit, pushFolder, branch, blob)
-	if _, err = git(ctx, "", []byte(change), append(durable, "update-ref", "--stdin")...); err == nil {
+	if _, err = git(ctx, "", []byte(change), append(durable(repo), "update-ref", "--stdin")...); err == nil {
 		return nil
 	}
 	heads, rerr := gitfs.Refs(ctx, repo, "refs/heads")
@@ -72,6 +56,67 @@ func WritePush(ctx context.Context, repo, branch string, p Push) error {
 		return nil
 	}
 	return fail(err)
+}
+
+// Next is a push that is about to move a branch.
+type Next struct {
+	Branch string
+	Push
+}
+
+// WriteNext notes who is about to push, before any branch moves: a hook that
+// lets a push in calls it, so that no moment is left in which the branch has
+// moved and nobody knows who moved it, or to which channel. What comes of the
+// push does not matter: a note about another commit than the branch is at says
+// nothing. [WritePush] notes it for good.
+func WriteNext(ctx context.Context, repo string, list []Next) error {
+	var change strings.Builder
+	for _, n := range list {
+		blob, err := writeNote(ctx, repo, n.Branch, n.Push)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&change, "update %s/%s %s\n", nextFolder, n.Branch, blob)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	if _, err := git(ctx, "", []byte(change.String()), append(durable(repo), "update-ref", "--stdin")...); err != nil {
+		return notNoted(list[0].Branch, repo, err)
+	}
+	return nil
+}
+
+func notNoted(branch, repo string, err error) error {
+	return fmt.Errorf("push of %s cannot be noted in %s: %w", branch, repo, err)
+}
+
+// durable begins git's arguments. Repositories of other servers may not be set
+// to keep what they confirm.
+func durable(repo string) []string {
+	return []string{"-c", "core.fsync=committed,reference", "-c", "core.filesRefLockTimeout=10000", "--git-dir=" + repo}
+}
+
+// writeNote makes the blob of a note.
+func writeNote(ctx context.Context, repo, branch string, p Push) (blob string, err error) {
+	if !plainRef(branch) {
+		return "", notNoted(branch, repo, errors.New("the name of the branch does not fit: use ASCII letters, digits and + - . _"))
+	}
+	if err := p.check(); err != nil {
+		return "", notNoted(branch, repo, err)
+	}
+	p.Pushed = p.Pushed.UTC().Truncate(time.Second)
+	data, err := toml.Marshal(pushFile{pushSchema, p})
+	if err == nil && len(data) > maxPush {
+		err = fmt.Errorf("it takes %d bytes, and %d is the most", len(data), maxPush)
+	}
+	if err == nil {
+		blob, err = git(ctx, "", data, append(durable(repo), "hash-object", "-w", "--stdin")...)
+	}
+	if err != nil {
+		return "", notNoted(branch, repo, err)
+	}
+	return blob, nil
 }
 
 // plainRef reports whether a branch is of the letters that a release is made

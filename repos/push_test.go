@@ -241,3 +241,45 @@ func FuzzParsePush(f *testing.F) {
 		}
 	})
 }
+
+// TestNext is the moment between a branch's moving and the note of who moved
+// it: a plan that is made in it, or after a hook that died in it, must not take
+// the commit's word, nor the default channel.
+func TestNext(t *testing.T) {
+	r := open(t)
+	first := release(t, r, "hello", "1.0")
+	repo := ensure(t, r, "hello")
+	note(t, r, "hello-1.0", Push{Channel: "testing"})
+	second := testpkg.Git(t, repo, "commit-tree", "-m", "again", "-p", first, first+"^{tree}")
+	bob := quarry.Packager{User: "bob", Name: "Bob"}
+	next := func(commit string, at time.Time) {
+		t.Helper()
+		err := WriteNext(t.Context(), repo, []Next{{"hello-1.0", Push{Packager: bob, Pushed: at, Commit: commit, Channel: "stable"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(commit string, by quarry.Packager, channel string) {
+		t.Helper()
+		got, problems := list(t, r, "hello")
+		if len(problems) != 0 || len(got) != 1 || got[0].Commit != commit || got[0].Packager != by || got[0].Channel != channel {
+			t.Errorf("got %+v, %v", got, problems)
+		}
+	}
+	next(second, pushed.Add(time.Hour))
+	want(first, alice, "testing") // let in, and not there yet
+	testpkg.Git(t, repo, "update-ref", "refs/heads/hello-1.0", second)
+	want(second, bob, "stable")
+	// Back to the first commit, by another than who pushed it first.
+	next(first, pushed.Add(2*time.Hour))
+	testpkg.Git(t, repo, "update-ref", "refs/heads/hello-1.0", first)
+	want(first, bob, "stable")
+	note(t, r, "hello-1.0", Push{Pushed: pushed.Add(3 * time.Hour)})
+	want(first, alice, "testing")
+	if err := WriteNext(t.Context(), repo, nil); err != nil {
+		t.Error(err)
+	}
+	if err := WriteNext(t.Context(), repo, []Next{{"../x", Push{}}}); err == nil {
+		t.Error("a path is taken for a branch")
+	}
+}

@@ -98,7 +98,12 @@ func (r *Repos) forget(round int) {
 }
 
 // pushFolder holds who pushed what: the ref for a branch is a blob, see Push.
-const pushFolder = "refs/quarry/push"
+// nextFolder holds the same of pushes that have been let in and may not have
+// moved their branch yet, see [WriteNext].
+const (
+	pushFolder = "refs/quarry/push"
+	nextFolder = "refs/quarry/next"
+)
 
 // reading is one repository while it is listed. It is opened only if it has
 // something new.
@@ -141,6 +146,11 @@ func (r *Repos) repo(ctx context.Context, name, path string, channelArchs func(s
 		bad("", err)
 		return nil, problems
 	}
+	next, err := gitfs.Refs(ctx, path, nextFolder)
+	if err != nil {
+		bad("", err)
+		return nil, problems
+	}
 	rd := &reading{repos: r, path: path}
 	defer func() {
 		if rd.git != nil {
@@ -159,7 +169,7 @@ func (r *Repos) repo(ctx context.Context, name, path string, channelArchs func(s
 			bad(branch, errors.New("does not point to a commit: push it again"))
 			continue
 		}
-		rel, problem := rd.release(name, version, heads[branch], notes[branch], channelArchs)
+		rel, problem := rd.release(name, version, heads[branch], [2]string{notes[branch], next[branch]}, channelArchs)
 		if problem != nil {
 			bad(branch, problem)
 		}
@@ -172,7 +182,7 @@ func (r *Repos) repo(ctx context.Context, name, path string, channelArchs func(s
 
 // release makes a release of a branch. There may be both: one that nothing can
 // build.
-func (rd *reading) release(name, version, hash, note string, channelArchs func(string) []string) (*quarry.Release, error) {
+func (rd *reading) release(name, version, hash string, notes [2]string, channelArchs func(string) []string) (*quarry.Release, error) {
 	c, err := rd.commit(hash)
 	if err != nil {
 		return nil, err
@@ -189,18 +199,25 @@ func (rd *reading) release(name, version, hash, note string, channelArchs func(s
 		Package: name, Version: version, Channel: rd.repos.DefaultChannel, Commit: hash,
 		Time: c.time, Pushed: c.time, Packager: c.by, Repo: rd.path, Needs: slices.Clone(c.needs),
 	}
-	if note != "" {
+	var last *Push
+	for _, note := range notes {
+		if note == "" {
+			continue
+		}
 		push, err := rd.push(note)
 		if err != nil {
 			return nil, fmt.Errorf("who pushed it cannot be read: %w", err)
 		}
 		// A branch that was moved past the farm since has another pusher, of
 		// whom only the commit tells.
-		if push != nil && push.Commit == hash {
-			rel.Packager, rel.Pushed = push.Packager, push.Pushed
-			if push.Channel != "" {
-				rel.Channel = push.Channel
-			}
+		if push != nil && push.Commit == hash && (last == nil || push.Pushed.After(last.Pushed)) {
+			last = push
+		}
+	}
+	if last != nil {
+		rel.Packager, rel.Pushed = last.Packager, last.Pushed
+		if last.Channel != "" {
+			rel.Channel = last.Channel
 		}
 	}
 	archs := channelArchs(rel.Channel)
