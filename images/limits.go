@@ -62,7 +62,9 @@ func (l Limits) or(d Limits) Limits {
 // fit makes the limits such that this machine can grant them.
 func (l Limits) fit() Limits {
 	if l.NProc == 0 {
-		l.NProc = uint64(l.Pids)
+		// Well above what the cgroup allows: its counter tells that a build ran
+		// into the limit, which the kernel's refusal by this one would not.
+		l.NProc = 2 * uint64(max(l.Pids, 0))
 	}
 	if l.FileSize == 0 || l.FileSize > l.Disk {
 		l.FileSize = l.Disk

@@ -63,7 +63,11 @@ func (s *Store) workspace(ctx context.Context, want Spec) (_ *Workspace, err err
 	if s.opts.Guest == "" {
 		return nil, errors.New("workspaces need a guest program: set Options.Guest")
 	}
-	limits := want.Limits.or(s.limits).fit()
+	limits := want.Limits.or(s.limits)
+	if s.limited != nil && limits.NProc == 0 {
+		limits.NProc = uint64(max(limits.Pids, 0)) // no cgroup counts here: this is all there is
+	}
+	limits = limits.fit()
 	if err := limits.check(); err != nil {
 		return nil, err
 	}
