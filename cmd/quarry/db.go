@@ -258,7 +258,7 @@ func writeRecord(w io.Writer, rec *results.Record) error {
 		row("peak memory", human.Size(rec.Usage.PeakMemory))
 	}
 	if c := rec.Contents; c != nil {
-		row("installed", fmt.Sprintf("%s in %d files, %s on disk", human.Size(rec.InstalledSize), c.Files, human.Size(c.DiskSize)))
+		row("installed", fmt.Sprintf("%s, files: %d, %s on disk", human.Size(rec.InstalledSize), c.Files, human.Size(c.DiskSize)))
 	}
 	if rec.Artifact != "" {
 		row("artifact", fmt.Sprintf("%s (%s)", rec.Artifact, human.Size(rec.ArtifactSize)))
@@ -269,11 +269,14 @@ func writeRecord(w io.Writer, rec *results.Record) error {
 		row("built with", d.Package+" "+d.Version)
 	}
 	for _, l := range rec.Libraries {
-		from := any(l.From + " " + l.Owner)
-		if l.From == "nowhere" {
-			from = human.Cell("nowhere", human.Red)
+		text, paint := string(l.Soname)+" from "+l.From, human.Plain
+		if l.Owner != "" {
+			text += " " + l.Owner
 		}
-		t.Row(human.Cell("library", human.Dim), string(l.Soname), from)
+		if l.From == "nowhere" {
+			paint = human.Red
+		}
+		row("library", human.Cell(text, paint))
 	}
 	row("built on", fmt.Sprintf("%s, %s, %s", rec.Host.Builder, rec.Host.Emulation, rec.Host.Runtime))
 	for _, s := range append(rec.Warnings, warningsOf(rec.Contents)...) {
