@@ -266,7 +266,8 @@ func (s *Store) container(w *Workspace, want Spec, name string) *specgen.SpecGen
 			CPU:    &spec.LinuxCPU{Period: &period, Quota: &quota},
 		}
 		g.CgroupParent = s.conn.CgroupParent()
-	} else {
+	} else if s.conn.Runtime() != "runc" {
+		// runc refuses to be told, but goes without where it has no right.
 		g.CgroupsMode = "disabled"
 	}
 	// The layer is thrown away: nothing of it needs to reach the disk.

@@ -269,7 +269,8 @@ func (s *setup) writeConfig() error {
 		driver = "overlay"
 		options["overlay"] = m{"mount_program": s.fuse}
 	}
-	storage := m{"storage": m{"driver": driver, "graphroot": inside("root"), "runroot": s.base + "/r/c", "options": options}}
+	storage := m{"storage": m{"driver": driver, "graphroot": inside("root"), "runroot": s.base + "/r/c", "options": options,
+		"rootless_storage_path": inside("root")}}
 
 	for path, v := range map[string]any{"containers.conf": conf, "storage.conf": storage, "registries.conf": m{"unqualified-search-registries": []string{}}} {
 		data, err := toml.Marshal(v)
