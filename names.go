@@ -40,8 +40,8 @@ var (
 		func(c byte) bool { return alnum(c) || strings.IndexByte("+-._~:", c) >= 0 },
 		"use ASCII letters, digits and + - . _ ~ :, beginning with a letter or digit"}
 	archGrammar = grammar{"architecture", MaxArch, alnum,
-		func(c byte) bool { return alnum(c) || c == '_' || c == '-' || c == '.' },
-		"use ASCII letters, digits and _ - ., as uname -m prints it"}
+		func(c byte) bool { return alnum(c) || c == '_' || c == '-' }, // no point: ARCH.files.toml stands beside ARCH.toml
+		"use ASCII letters, digits and _ -, as uname -m prints it"}
 	channelGrammar = grammar{"channel", MaxArch, lower,
 		func(c byte) bool { return lower(c) || digit(c) || c == '-' },
 		"use lower-case ASCII letters, digits and -, beginning with a letter"}

@@ -23,7 +23,7 @@ func TestNames(t *testing.T) {
 		{CheckVersion, "1.0+git20", true}, {CheckVersion, "1:2", false}, {CheckVersion, "1~rc1", false},
 		{CheckVersion, "-1", false}, {CheckVersion, "1..2", false}, {CheckVersion, "1.lock", false},
 		{CheckArch, "x86_64", true}, {CheckArch, "noarch", true}, {CheckArch, "vax-11", true},
-		{CheckArch, "../x", false}, {CheckArch, "x/y", false},
+		{CheckArch, "../x", false}, {CheckArch, "x.files", false}, {CheckArch, "x/y", false},
 		{CheckChannel, "testing", true}, {CheckChannel, "Testing", false}, {CheckChannel, "a/b", false},
 		{CheckUser, "alice", true}, {CheckUser, "../alice", false},
 	} {
