@@ -14,7 +14,6 @@ import (
 	"sync"
 
 	quarry "github.com/Morphux/quarry"
-	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/deltree"
 )
 
@@ -139,11 +138,7 @@ func (s *Store) Bootstrap(ctx context.Context, arch string, o BootstrapOptions, 
 	if o.Mirror != "" {
 		source = fmt.Sprintf("mmdebstrap %s %s", args[len(args)-3], o.Mirror)
 	}
-	b, err := s.load(ctx, arch, r, source, 0, "bootstrapping", progress)
-	if err != nil && ctx.Err() == nil && podman.HostArch() != arch {
-		return Base{}, fmt.Errorf("%w (for a foreign architecture apt must know its archive too)", err)
-	}
-	return b, err
+	return s.load(ctx, arch, r, source, 0, "bootstrapping", progress)
 }
 
 // oneAtATime serializes the calls of a callback that may be nil.

@@ -66,7 +66,7 @@ func (s *Store) load(ctx context.Context, arch string, r io.Reader, source strin
 	defer stop()
 	plain, err := decompress(meter)
 	if err != nil {
-		return Base{}, fmt.Errorf("base %s cannot be read: %w", source, err)
+		return Base{}, fmt.Errorf("base %s cannot be read: %w", source, brief(err))
 	}
 	defer plain.Close()
 	buffered := bufio.NewReaderSize(plain, 1<<20)
@@ -377,7 +377,18 @@ func (t *tailBuffer) String() string {
 	if s == "" {
 		return "it said nothing"
 	}
-	return strings.Join(strings.Split(s, "\n"), "; ")
+	lines := strings.Split(s, "\n")
+	// apt, dpkg and mmdebstrap mark what went wrong; around it is chatter.
+	var marked []string
+	for _, l := range lines {
+		if strings.HasPrefix(l, "E: ") {
+			marked = append(marked, strings.TrimPrefix(l, "E: "))
+		}
+	}
+	if len(marked) > 0 {
+		lines = marked
+	}
+	return strings.Join(lines[max(0, len(lines)-5):], "; ")
 }
 
 // brief makes an error that quotes hostile input, as podman's do, one line of
