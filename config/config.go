@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -207,11 +209,34 @@ func Parse(data []byte, name string) (*Config, error) {
 		var de *toml.DecodeError
 		if errors.As(err, &de) {
 			row, col := de.Position()
-			return nil, fmt.Errorf("%s:%d:%d: key %q: %w", name, row, col, strings.Join(de.Key(), "."), err)
+			where := fmt.Sprintf("%s:%d:%d: ", name, row, col)
+			if len(de.Key()) > 0 {
+				where += fmt.Sprintf("key %q: ", strings.Join(de.Key(), "."))
+			}
+			return nil, errors.New(where + mend(de))
 		}
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return c, c.check()
+}
+
+// mismatch is what the TOML library says of a value of another type than the
+// key's, with the names of Go's.
+var mismatch = regexp.MustCompile(`cannot decode TOML (.*?) (?:in)?to (?:a |struct field \S+ of type )?(\S+)$`)
+
+// mend says what is wrong with a value in the words of who wrote the file.
+func mend(err error) string {
+	s := strings.TrimPrefix(err.Error(), "toml: ")
+	m := mismatch.FindStringSubmatch(s)
+	if m == nil {
+		return s
+	}
+	want := map[string]string{"string": `text in quotes`, "int": "a number", "int64": "a number", "uint64": "a number",
+		"[]string": `a list such as ["x86_64"]`, "config.Channel": "a table such as [channel.testing]"}[m[2]]
+	if want == "" {
+		return s
+	}
+	return fmt.Sprintf("%s is given, and it takes %s", m[1], want)
 }
 
 func (c *Config) check() error {
@@ -233,6 +258,9 @@ func (c *Config) check() error {
 				return bad("channel %s: %w", name, err)
 			}
 		}
+	}
+	if _, port, err := net.SplitHostPort(c.SSH.Listen); err != nil || port == "" {
+		return bad("ssh.listen %q is no address: write it as \"127.0.0.1:2222\", or \":2222\" for all interfaces", c.SSH.Listen)
 	}
 	switch {
 	case c.State == "":
