@@ -75,19 +75,24 @@ func Survey(pkg string, releases []quarry.Release, problems []Problem, records f
 			return nil, fmt.Errorf("cannot read the records of channel %s: %w", r.Channel, err)
 		}
 		for _, arch := range r.Archs {
+			w := Want{Release: r, Arch: arch}
 			ref, ok, err := recs.Lookup(r.Package, r.Version, arch)
 			if err != nil {
-				return nil, fmt.Errorf("cannot look up the record of %s %s %s: %w", r.Package, r.Version, arch, err)
-			}
-			w := Want{Release: r, Arch: arch}
-			if ok && ref.Source == r.Commit {
+				err = fmt.Errorf("cannot look up the record of %s %s %s: %w", r.Package, r.Version, arch, err)
+			} else if ok && ref.Source == r.Commit {
 				v.Recorded[w.Target()] = ref
 				continue
+			} else {
+				w.Unmet, err = unmet(recs, r.Needs, arch)
 			}
-			if w.Unmet, err = unmet(recs, r.Needs, arch); err != nil {
+			switch {
+			case err == nil:
+				v.Wants = append(v.Wants, w)
+			case isFarmWide(err):
 				return nil, err
+			default: // one bad record stops no other release
+				v.Problems = append(v.Problems, Problem{r.Package, quarry.Branch(r.Package, r.Version), err})
 			}
-			v.Wants = append(v.Wants, w)
 		}
 	}
 	for _, v := range views {

@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -178,5 +179,44 @@ func TestDepNames(t *testing.T) {
 		if got := depMayMean(c.dep, c.name, c.version); got != c.want {
 			t.Errorf("%q by %s %s: got %t", c.dep, c.name, c.version, got)
 		}
+	}
+}
+
+// damaged has one record that cannot be read.
+type damaged struct{ table }
+
+func (d damaged) Lookup(pkg, version, arch string) (quarry.RecordRef, bool, error) {
+	if pkg == "bad" {
+		return quarry.RecordRef{}, false, errors.New("it has no schema")
+	}
+	return d.table.Lookup(pkg, version, arch)
+}
+
+func (d damaged) Resolve(dep, arch string) (quarry.DepUsed, bool, error) {
+	if dep == "bad" {
+		return quarry.DepUsed{}, false, errors.New("it has no schema")
+	}
+	return d.table.Resolve(dep, arch)
+}
+
+// TestSurveyDamaged: one bad record stops no other release, as one bad row has
+// stopped other farms.
+func TestSurveyDamaged(t *testing.T) {
+	good, bad, needs := rel("1", "aaaa", t0, "x86_64"), rel("1", "bbbb", t0, "x86_64"), rel("2", "cccc", t0, "x86_64")
+	bad.Package = "bad"
+	needs.Needs = []string{"bad"}
+	releases := []quarry.Release{good, bad, needs}
+	views, err := Survey("", releases, nil, func(string) (Records, error) { return damaged{}, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, b := views["zlib"], views["bad"]
+	if len(z.Wants) != 1 || len(z.Problems) != 1 || z.Problems[0].Branch != "zlib-2" || len(b.Wants) != 0 || len(b.Problems) != 1 {
+		t.Errorf("got %+v and %+v", z, b)
+	}
+	// A full disk or too many open files are no record's fault.
+	full := func(string) (Records, error) { return nil, fmt.Errorf("reading: %w", syscall.EMFILE) }
+	if _, err := Survey("", releases, nil, full); err == nil {
+		t.Error("what is farm-wide became a problem of one branch")
 	}
 }

@@ -298,12 +298,14 @@ func (o *owner) examine() {
 	o.examining = true
 	ctx := o.workCtx
 	o.aside(func() func(*owner) {
-		found, err := o.q.lookAgain(ctx, list)
-		return func(o *owner) { o.examined(list, found, err) }
+		found, problems, err := o.q.lookAgain(ctx, list)
+		return func(o *owner) { o.examined(list, found, problems, err) }
 	})
 }
 
-func (q *Queue) lookAgain(ctx context.Context, list []*item) (found map[int64][]string, err error) {
+// lookAgain finds what builds still wait for. Those for which a bad record keeps
+// it from being found are left out, and a problem each.
+func (q *Queue) lookAgain(ctx context.Context, list []*item) (found map[int64][]string, problems []Problem, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("looking up dependencies panicked: %v", p)
@@ -314,16 +316,22 @@ func (q *Queue) lookAgain(ctx context.Context, list []*item) (found map[int64][]
 	for _, it := range list {
 		recs, err := open(it.Channel)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if found[it.Number], err = unmet(recs, it.Needs, it.Arch); err != nil {
-			return nil, err
+		missing, err := unmet(recs, it.Needs, it.Arch)
+		switch {
+		case err == nil:
+			found[it.Number] = missing
+		case isFarmWide(err):
+			return nil, nil, err
+		default:
+			problems = append(problems, Problem{it.Package, quarry.Branch(it.Package, it.Version), fmt.Errorf("build %d cannot be looked at: %w", it.Number, err)})
 		}
 	}
-	return found, nil
+	return found, problems, nil
 }
 
-func (o *owner) examined(list []*item, found map[int64][]string, err error) {
+func (o *owner) examined(list []*item, found map[int64][]string, problems []Problem, err error) {
 	o.examining = false
 	if err != nil {
 		for _, it := range list {
@@ -336,7 +344,7 @@ func (o *owner) examined(list []*item, found map[int64][]string, err error) {
 		return
 	}
 	o.examTry = 0
-	o.setProblems("waiting", nil)
+	o.setProblems("waiting", problems)
 	for n, missing := range found {
 		it := o.builds[n]
 		if it == nil || it.State != quarry.Waiting {
