@@ -16,6 +16,7 @@ type Limits struct {
 	PerAddress  int           // connections of one address (of one /64 in IPv6) at once; 64
 	Startups    int           // connections that have not proved a key yet; 100
 	Sessions    int           // commands under way at once; 256
+	PerUser     int           // commands of one person under way at once; 64
 	PerConn     int           // commands under way at once on one connection; 10
 	AuthTries   int           // keys tried on one connection; 10
 	AuthTime    time.Duration // to prove a key; 1 minute
@@ -27,7 +28,7 @@ func (l *Limits) defaults() {
 	for _, v := range []struct {
 		at  *int
 		val int
-	}{{&l.Connections, 512}, {&l.PerAddress, 64}, {&l.Startups, 100}, {&l.Sessions, 256}, {&l.PerConn, 10}, {&l.AuthTries, 10}} {
+	}{{&l.Connections, 512}, {&l.PerAddress, 64}, {&l.Startups, 100}, {&l.Sessions, 256}, {&l.PerUser, 64}, {&l.PerConn, 10}, {&l.AuthTries, 10}} {
 		if *v.at == 0 {
 			*v.at = v.val
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -110,6 +111,56 @@ func TestLimits(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- c.Wait() }()
 	within(t, "end of an idle connection", done)
+}
+
+// TestPerUser: one who follows a thousand builds leaves room for others.
+func TestPerUser(t *testing.T) {
+	f := newFarm(t, func(o *Options) {
+		o.Limits = Limits{PerUser: 3}
+		o.Verbs = func(ctx context.Context, _ quarry.Identity, argv []string, _ io.Reader, _, _ io.Writer, _ Terminal) int {
+			if argv[0] == "wait" {
+				<-ctx.Done()
+			}
+			return 0
+		}
+	})
+	alice, bob := f.person("alice", quarry.RoleReader), f.person("bob", quarry.RoleReader)
+	run := func(c *gossh.Client) error {
+		se, err := c.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer se.Close()
+		var errOut bytes.Buffer
+		se.Stderr = &errOut
+		err = se.Run("status")
+		return errors.Join(err, errors.New(errOut.String()))
+	}
+	c := f.dial(alice)
+	for range 3 {
+		se, err := c.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := se.Start("wait"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mine := func(n int) func() bool {
+		return func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.byUser["alice"] == n }
+	}
+	eventually(t, "start", mine(3))
+	if err := run(f.dial(alice)); !strings.Contains(err.Error(), "alice has too much going on") {
+		t.Errorf("a fourth command: %v", err)
+	}
+	if err := run(f.dial(bob)); strings.TrimSpace(err.Error()) != "" {
+		t.Errorf("bob is kept out: %v", err)
+	}
+	c.Close()
+	eventually(t, "end", mine(0))
+	if err := run(f.dial(alice)); strings.TrimSpace(err.Error()) != "" {
+		t.Errorf("alice is kept out: %v", err)
+	}
 }
 
 // TestShutdown: a push that is under way may end; one that only follows, and

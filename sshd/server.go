@@ -81,6 +81,7 @@ type Server struct {
 	mu sync.Mutex // guards the following
 	// sessions are the commands under way.
 	sessions int
+	byUser   map[string]int // of them, where it is known whose they are
 	draining bool
 	// quiet are keys that some people have besides a known one.
 	quiet map[string]bool
@@ -114,7 +115,7 @@ func New(o Options) (*Server, error) {
 	if err := writeGitConfig(o.Home, o.MaxPush); err != nil {
 		return nil, fmt.Errorf("configuration of git cannot be written: %w", err)
 	}
-	s := &Server{opts: o, log: o.Log, gate: &gate{limits: o.Limits}, git: git, quiet: map[string]bool{}}
+	s := &Server{opts: o, log: o.Log, gate: &gate{limits: o.Limits}, git: git, quiet: map[string]bool{}, byUser: map[string]int{}}
 	s.verbs, s.stopVerbs = context.WithCancel(context.Background())
 	s.kill, s.stopGit = context.WithCancel(context.Background())
 	s.ssh = &ssh.Server{

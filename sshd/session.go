@@ -165,6 +165,11 @@ func (se *session) run(line, refused string) {
 		fmt.Fprintf(se.stderr(), "quarry: %v\n", err)
 		return
 	}
+	if !s.join(id.User) {
+		fmt.Fprintf(se.stderr(), "quarry: %s has too much going on already: try again when some of it has ended\n", id.User)
+		return
+	}
+	defer s.leave(id.User)
 	start := time.Now()
 	status, err = se.dispatch(id, line)
 	if err != nil {
@@ -210,6 +215,26 @@ func (s *Server) end() {
 	s.sessions--
 	s.mu.Unlock()
 	s.running.Done()
+}
+
+// join counts a command of somebody's. One person, or a script that forgot what
+// it follows, must not keep all others from pushing.
+func (s *Server) join(user string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byUser[user] >= s.opts.Limits.PerUser {
+		return false
+	}
+	s.byUser[user]++
+	return true
+}
+
+func (s *Server) leave(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byUser[user]--; s.byUser[user] == 0 {
+		delete(s.byUser, user)
+	}
 }
 
 // greet answers somebody who gave no command.
