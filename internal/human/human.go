@@ -162,6 +162,9 @@ func (t *Table) WriteTo(w io.Writer) (int64, error) {
 	}
 	var b strings.Builder
 	line := func(row []cell) {
+		for len(row) > 0 && strings.TrimSpace(row[len(row)-1].text) == "" {
+			row = row[:len(row)-1]
+		}
 		for i, c := range row {
 			b.WriteString(Paint(c.text, c.paint, t.Color))
 			if i < len(row)-1 {
