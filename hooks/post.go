@@ -167,7 +167,11 @@ func (e Env) tell(ctx context.Context, p Push, dial Dialer) (Daemon, []quarry.Bu
 // standing says where a build stands, e.g. "zlib 1.3.1 (testing): build 12 for
 // x86_64 is queued".
 func standing(b quarry.Build) string {
-	s := fmt.Sprintf("%s %s (%s): build %d for %s is %s", b.Package, b.Version, b.Channel, b.Number, b.Arch, b.State)
+	s := fmt.Sprintf("%s %s (%s): build %d for %s ", b.Package, b.Version, b.Channel, b.Number, b.Arch)
+	if b.State == quarry.Waiting && strings.HasPrefix(b.Reason, "waits ") {
+		return s + b.Reason
+	}
+	s += "is " + string(b.State)
 	if b.Reason != "" {
 		s += ": " + b.Reason
 	}

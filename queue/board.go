@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -113,7 +114,10 @@ func (b *board) view(it *item) quarry.Build {
 	if out.State == quarry.Queued {
 		for _, p := range b.status.Paused {
 			if p.Arch == "" || p.Arch == out.Arch {
-				why := "paused: " + p.Reason
+				why := p.Reason
+				if !strings.HasPrefix(why, "paused ") { // as one without a reason says itself
+					why = "paused: " + why
+				}
 				if out.Reason != "" {
 					why = out.Reason + "; " + why
 				}

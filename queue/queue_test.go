@@ -30,7 +30,7 @@ func TestPushToRecord(t *testing.T) {
 		}
 	}
 	got := q.wait(bad[0].Number)
-	if got.State != quarry.Failed || got.Reason != "make: make ended with status 2" || got.Record == "" {
+	if got.State != quarry.Failed || got.Reason != "make ended with status 2" || got.Record == "" {
 		t.Errorf("got %+v", plain(got))
 	}
 	if again := q.pushed("bad"); len(again) != 0 {

@@ -486,7 +486,11 @@ func verdict(out *quarry.Outcome) string {
 	if f == nil {
 		return ""
 	}
-	return strings.TrimSpace(strings.TrimPrefix(fmt.Sprintf("%s: %s", f.Step, oneLine(errors.New(f.Message))), ": "))
+	message := oneLine(errors.New(f.Message))
+	if f.Step == "" || strings.HasPrefix(message, f.Step+" ") { // "make ended with status 2"
+		return message
+	}
+	return f.Step + ": " + message
 }
 
 // recordFailed notes that a record cannot be made. It is tried for ever: the
