@@ -77,6 +77,7 @@ type Call struct {
 	Args  []string       // what is left when the flags are taken out
 	Flags *pflag.FlagSet // parsed
 	Out   io.Writer
+	Err   io.Writer // for what is no answer, such as progress
 	Term  Terminal
 }
 
@@ -130,21 +131,28 @@ type Verb struct {
 	Example string // lines as typed after `quarry` or `ssh host`
 	Need    Permission
 	Hidden  bool
+	Text    bool // the answer is text for people and has no JSON form
 	Flags   func(*pflag.FlagSet)
 	Run     func(ctx context.Context, c *Call) error
 }
 
-// NewFlags makes the verb's flag set; every verb has --json.
+// NewFlags makes the verb's flag set; every verb has --json, but those whose
+// answer is text.
 func (v *Verb) NewFlags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet(v.Name, pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
-	fs.Bool("json", false, "print JSON for scripts")
+	if !v.Text {
+		fs.Bool("json", false, "print JSON for scripts")
+	}
 	if v.Flags != nil {
 		v.Flags(fs)
 	}
 	return fs
 }
+
+// Usage is the verb as one types it, without flags.
+func (v *Verb) Usage() string { return strings.TrimSpace(v.Name + " " + v.Args) }
 
 // Table is a set of verbs.
 type Table []*Verb
@@ -160,14 +168,14 @@ func (t Table) Find(name string) *Verb {
 // Run checks and runs one call. argv[0] names the verb. Errors are written to
 // errOut as one line; the exit code is returned.
 func (t Table) Run(ctx context.Context, who quarry.Identity, argv []string, out, errOut io.Writer, term Terminal) int {
-	err := t.run(ctx, who, argv, out, term)
+	err := t.run(ctx, who, argv, out, errOut, term)
 	if err != nil && !errors.Is(err, ErrBuild) {
 		fmt.Fprintf(errOut, "quarry: %s\n", human.Safe(strings.ReplaceAll(err.Error(), "\n", "; "), false))
 	}
 	return Code(err)
 }
 
-func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, out io.Writer, term Terminal) error {
+func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, out, errOut io.Writer, term Terminal) error {
 	if len(argv) == 0 {
 		argv = []string{"help"}
 	}
@@ -190,11 +198,11 @@ func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, out 
 	case !who.MayRead():
 		return &Error{ExitForbidden, fmt.Errorf("%s: your key has no role here: ask an admin for one", v.Name)}
 	case v.Need == Admin && who.Role != quarry.RoleAdmin:
-		return &Error{ExitForbidden, fmt.Errorf("%s: only an admin may do this, and you are %s", v.Name, who.Role)}
+		return &Error{ExitForbidden, fmt.Errorf("%s: only an admin may do this, and you are a %s", v.Name, who.Role)}
 	case v.Need == Push && who.Role != quarry.RoleAdmin && who.Role != quarry.RoleMaintainer:
-		return &Error{ExitForbidden, fmt.Errorf("%s: only maintainers may do this, and you are %s", v.Name, who.Role)}
+		return &Error{ExitForbidden, fmt.Errorf("%s: only maintainers may do this, and you are a %s", v.Name, who.Role)}
 	}
-	return v.Run(ctx, &Call{Who: who, Args: args, Flags: fs, Out: out, Term: term})
+	return v.Run(ctx, &Call{Who: who, Args: args, Flags: fs, Out: out, Err: errOut, Term: term})
 }
 
 func orNothing(s string) string {
@@ -207,20 +215,26 @@ func orNothing(s string) string {
 // help writes the help of one verb, or with nil the list of all.
 func (t Table) help(out io.Writer, v *Verb) error {
 	if v == nil {
-		fmt.Fprintln(out, "Verbs:")
+		list := human.Table{}
 		for _, v := range t {
 			if !v.Hidden {
-				fmt.Fprintf(out, "  %-9s %-14s %s\n", v.Name, v.Args, v.Short)
+				list.Row("  "+v.Usage(), v.Short)
 			}
+		}
+		fmt.Fprintln(out, "Verbs:")
+		if _, err := list.WriteTo(out); err != nil {
+			return err
 		}
 		_, err := fmt.Fprintln(out, "\nhelp VERB says more. --json prints JSON for scripts.")
 		return err
 	}
-	fmt.Fprintf(out, "%s %s\n\n%s\n", v.Name, v.Args, v.Short)
+	fmt.Fprintf(out, "%s\n\n%s.\n", v.Usage(), v.Short)
 	if v.Long != "" {
 		fmt.Fprintf(out, "\n%s\n", v.Long)
 	}
-	fmt.Fprintf(out, "\nFlags:\n%s", v.NewFlags().FlagUsages())
+	if flags := v.NewFlags().FlagUsages(); flags != "" {
+		fmt.Fprintf(out, "\nFlags:\n%s", flags)
+	}
 	if v.Example != "" {
 		fmt.Fprintf(out, "\nExamples:\n  %s\n", strings.ReplaceAll(v.Example, "\n", "\n  "))
 	}

@@ -124,7 +124,10 @@ func TestPermissions(t *testing.T) {
 		{admin, "log -f 99", ExitNotFound, "build 99"},
 		{admin, "log --bogus 1", ExitUsage, "bogus"},
 		{admin, "status 99", ExitNotFound, "build 99"},
-		{admin, "rebuild absent", ExitNotFound, "absent"},
+		{admin, "rebuild absent", ExitUsage, "absent"},
+		{admin, "log --json 1", ExitUsage, "json"}, // a log is text
+		{admin, "log -f -n 3 1", ExitUsage, "leave out -n"},
+		{admin, "log 99", ExitNotFound, "log of build 99 is not kept"},
 		{admin, "rebuild absent-1.0", ExitError, "absent-1.0"},
 		{admin, "help", ExitOK, ""},
 		{admin, "help log", ExitOK, ""},
@@ -356,5 +359,62 @@ func TestGroup(t *testing.T) {
 		if out := ask(tt.gid, tt.words); !strings.Contains(out, tt.want) {
 			t.Errorf("group %d asks %s: %s, want %s", tt.gid, tt.words, out, tt.want)
 		}
+	}
+}
+
+// A pause and its end are answered, as scripts and people can read it.
+func TestPause(t *testing.T) {
+	table := Verbs(testFarm(t, succeed))
+	out, errOut, code := call(t, table, admin, Terminal{}, "pause", "moving", "disks")
+	if want := "paused by " + admin.User + ": moving disks\n"; code != ExitOK || out != want {
+		t.Errorf("pause: exit %d, %q%s; want %q", code, out, errOut, want)
+	}
+	out, errOut, code = call(t, table, admin, Terminal{}, "pause", "--json")
+	var paused []queue.PauseStatus
+	if err := json.Unmarshal([]byte(out), &paused); err != nil || code != ExitOK || len(paused) != 1 || paused[0].By != admin.User {
+		t.Errorf("pause --json: exit %d, %q%s (%v); want one pause by %s", code, out, errOut, err, admin.User)
+	}
+	if out, _, _ = call(t, table, admin, Terminal{}, "status"); !strings.Contains(out, "\npaused by "+admin.User+"\n") || strings.Contains(out, "paused: paused") {
+		t.Errorf("status says %q; want the pause, without a stutter", out)
+	}
+	if out, errOut, code = call(t, table, admin, Terminal{}, "resume"); code != ExitOK || out != "builds are started\n" {
+		t.Errorf("resume: exit %d, %q%s", code, out, errOut)
+	}
+	if out, _, _ = call(t, table, admin, Terminal{}, "resume", "--json"); out != "[]\n" {
+		t.Errorf("resume --json says %q, want an empty list", out)
+	}
+}
+
+// A reason that holds the state is not said twice.
+func TestVerdict(t *testing.T) {
+	for _, tt := range []struct {
+		state        quarry.State
+		reason, want string
+	}{
+		{quarry.Waiting, "waits for libgreet-1.0", "build 7: greeter 1.0 x86_64 waits for libgreet-1.0"},
+		{quarry.Cancelled, "cancelled by alice", "build 7: greeter 1.0 x86_64 cancelled by alice"},
+		{quarry.Failed, "make ended with status 2", "build 7: greeter 1.0 x86_64 failed: make ended with status 2"},
+		{quarry.Queued, "", "build 7: greeter 1.0 x86_64 queued"},
+	} {
+		b := quarry.Build{Number: 7, Release: quarry.Release{Package: "greeter", Version: "1.0"}, Arch: "x86_64", State: tt.state, Reason: tt.reason}
+		if got := Verdict(b, false); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
+
+// Progress is no part of an answer that is JSON.
+func TestImagesKeepsProgressApart(t *testing.T) {
+	f := testFarm(t, succeed)
+	f.Images = func(_ context.Context, words []string, out, errOut io.Writer) error {
+		fmt.Fprintln(errOut, "reading ...")
+		_, err := fmt.Fprintln(out, `["`+strings.Join(words, " ")+`"]`)
+		return err
+	}
+	local := admin
+	local.User, local.Key = LocalUser, socketKey
+	out, errOut, code := call(t, Verbs(f), local, Terminal{}, "images", "list")
+	if code != ExitOK || out != "[\"list\"]\n" || errOut != "reading ...\n" {
+		t.Errorf("exit %d, answer %q, beside it %q", code, out, errOut)
 	}
 }

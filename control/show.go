@@ -21,32 +21,50 @@ var colours = map[quarry.State]human.Colour{
 
 // Announce says in one line that a build is under way, for a pusher.
 func Announce(b quarry.Build) string {
-	s := fmt.Sprintf("build %d: %s %s for %s on %s, %s", b.Number, b.Package, b.Version, b.Arch, b.Channel, b.State)
-	if b.Reason != "" && b.State != quarry.Running {
-		s += ": " + human.Safe(b.Reason, false)
+	s := fmt.Sprintf("build %d: %s %s for %s on %s, ", b.Number, b.Package, b.Version, b.Arch, b.Channel)
+	if b.State == quarry.Running {
+		return s + string(b.State)
 	}
-	return s
+	return s + because(b, false)
 }
 
 // Verdict says in one line how a build stands or ended.
 func Verdict(b quarry.Build, color bool) string {
-	s := fmt.Sprintf("build %d: %s %s %s ", b.Number, b.Package, b.Version, b.Arch) +
-		human.Paint(string(b.State), colours[b.State], color)
+	return fmt.Sprintf("build %d: %s %s %s ", b.Number, b.Package, b.Version, b.Arch) + because(b, color)
+}
+
+// because says how a build stands, and why. A reason that says the state itself
+// ("waits for libfoo", "cancelled by alice") stands alone.
+func because(b quarry.Build, color bool) string {
+	reason, state := human.Safe(b.Reason, false), string(b.State)
+	for state, word := range map[quarry.State]string{quarry.Waiting: "waits", quarry.Cancelled: "cancelled"} {
+		if rest, ok := strings.CutPrefix(reason, word+" "); ok && b.State == state {
+			return human.Paint(word, colours[state], color) + " " + rest
+		}
+	}
+	s := human.Paint(state, colours[b.State], color)
 	if b.State == quarry.Succeeded {
 		s += " in " + human.Duration(b.Ended.Sub(b.Started))
 	}
-	if b.Reason != "" {
-		s += ": " + human.Safe(b.Reason, false)
+	if reason != "" {
+		s += ": " + reason
 	}
 	return s
 }
 
-func because(b quarry.Build) string {
-	s := string(b.State)
-	if b.Reason != "" {
-		s += ": " + human.Safe(b.Reason, false)
+func pauseText(p queue.PauseStatus, color bool) string {
+	where := "paused"
+	if p.Arch != "" {
+		where += " for " + p.Arch
 	}
-	return s
+	s := human.Paint(where, human.Yellow, color)
+	if p.By != "" {
+		s += " by " + human.Safe(p.By, false)
+	}
+	if p.Reason == "paused by "+p.By { // what the queue says for want of a reason
+		return s
+	}
+	return s + ": " + human.Safe(p.Reason, false)
 }
 
 type statusJSON struct {
@@ -86,6 +104,9 @@ func (f *Farm) status(_ context.Context, c *Call) error {
 	live := f.Queue.List(queue.Filter{Live: true})
 	ended := f.Queue.List(queue.Filter{States: ends, Limit: limit})
 	if c.JSON() {
+		if st.Archs == nil {
+			st.Archs = []queue.ArchStatus{} // a list, and never null
+		}
 		return c.emit(statusJSON{f.Version, f.Started, st, nonNil(live), nonNil(ended)})
 	}
 	now := time.Now()
@@ -93,11 +114,7 @@ func (f *Farm) status(_ context.Context, c *Call) error {
 		human.Duration(now.Sub(f.Started)), st.Counts[quarry.Running]+st.Counts[quarry.Recording], st.Workers,
 		st.Counts[quarry.Queued], st.Counts[quarry.Waiting])
 	for _, p := range st.Paused {
-		where := "paused"
-		if p.Arch != "" {
-			where += " for " + p.Arch
-		}
-		fmt.Fprintln(c.Out, human.Paint(where, human.Yellow, c.Term.Color)+": "+human.Safe(p.Reason, false))
+		fmt.Fprintln(c.Out, pauseText(p, c.Term.Color))
 	}
 	for _, p := range st.Problems {
 		fmt.Fprintln(c.Out, human.Paint("problem", human.Red, c.Term.Color)+": "+human.Safe(p.Error(), false))
@@ -126,11 +143,12 @@ func table(c *Call, builds []quarry.Build, now time.Time) error {
 	t := human.Table{Head: []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STATE", "TOOK", "WHEN", "WHY"}, Color: c.Term.Color}
 	for _, b := range builds {
 		took, when := "-", human.Ago(b.Created, now)
-		if !b.Started.IsZero() {
-			end := now
-			if b.State.Ended() {
-				end, when = b.Ended, human.Ago(b.Ended, now)
-			}
+		end := now
+		if b.State.Ended() {
+			end, when = b.Ended, human.Ago(b.Ended, now)
+		}
+		// One that was put back has no try that counts, and took nothing.
+		if b.Attempt > 0 && !b.Started.IsZero() {
 			took = human.Duration(end.Sub(b.Started))
 		}
 		why := b.Reason
@@ -191,7 +209,9 @@ func (f *Farm) one(c *Call, b quarry.Build) error {
 	if b.State == quarry.Running {
 		row("step", b.Step)
 	}
-	row("attempt", strconv.Itoa(b.Attempt))
+	if b.Attempt > 0 {
+		row("attempt", strconv.Itoa(b.Attempt))
+	}
 	row("needs", strings.Join(b.Needs, ", "))
 	when := func(k string, at time.Time) {
 		if !at.IsZero() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,14 +36,14 @@ type Farm struct {
 	Started time.Time
 	// Images runs a command line of quarry images on the daemon's own store,
 	// which nobody else may open meanwhile. nil: there is none.
-	Images func(ctx context.Context, words []string, out io.Writer) error
+	Images func(ctx context.Context, words []string, out, errOut io.Writer) error
 }
 
 // Verbs makes the table for a farm.
 func Verbs(f *Farm) Table {
 	var t Table
 	t = Table{
-		{Name: "status", Args: "[BUILD|PACKAGE]", MaxArgs: 1, Short: "show what the farm does, or one build, or a package's builds",
+		{Name: "status", Args: "[BUILD|PACKAGE]", MaxArgs: 1, Short: "Show what the farm does, or one build, or a package's builds",
 			Long: "Without an argument: what is under way and what ended last. The exit code is 6\n" +
 				"when one build was asked for and it ended without success.",
 			Example: "status\nstatus 17\nstatus zlib --json",
@@ -50,9 +51,10 @@ func Verbs(f *Farm) Table {
 				fs.IntP("limit", "n", 10, "how many ended builds to show")
 			},
 			Run: f.status},
-		{Name: "log", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Short: "print a build's log",
+		{Name: "log", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Text: true, Short: "Print a build's log",
 			Long: "With -f it goes on until the build has ended, prints the verdict, and the exit\n" +
-				"code is 6 when the build did not succeed. It can be called again after a lost connection.",
+				"code is 6 when the build did not succeed. It can be called again after a lost\n" +
+				"connection.",
 			Example: "log 17\nlog -f 17\nlog -n 50 17",
 			Flags: func(fs *pflag.FlagSet) {
 				fs.BoolP("follow", "f", false, "go on until the build has ended")
@@ -60,7 +62,7 @@ func Verbs(f *Farm) Table {
 				fs.Bool("raw", false, "as it was printed, with escape sequences that can do anything to a terminal")
 			},
 			Run: f.log},
-		{Name: "rebuild", Args: "BUILD|NAME-VERSION", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "build again what has a record",
+		{Name: "rebuild", Args: "BUILD|NAME-VERSION", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Build again what has a record",
 			Long: "A new build is made at the commit where the branch is now; the old record stays\n" +
 				"until the new one is written.",
 			Example: "rebuild 17\nrebuild zlib-1.3.1 --arch x86_64",
@@ -69,17 +71,18 @@ func Verbs(f *Farm) Table {
 				fs.String("channel", "", "only this channel")
 			},
 			Run: f.rebuild},
-		{Name: "cancel", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "call a build off",
-			Long:    "It is not planned again until its branch is pushed anew or somebody asks for a rebuild.",
+		{Name: "cancel", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Call a build off",
+			Long:    "It is not planned again until its branch is pushed anew or somebody asks for a\nrebuild.",
 			Example: "cancel 17", Run: f.cancel},
-		{Name: "pause", Args: "[REASON]", MaxArgs: -1, Need: Admin, Short: "start no new builds until resume",
+		{Name: "pause", Args: "[REASON]", MaxArgs: -1, Need: Admin, Short: "Start no new builds until resume",
+			Long:    "What runs goes on. A pause lasts over restarts; status shows it with its reason.",
 			Example: "pause moving the disks", Run: f.pause},
-		{Name: "resume", Need: Admin, Short: "end a pause", Example: "resume", Run: f.resume},
-		{Name: "replan", Need: Admin, Short: "look for wanted builds now",
+		{Name: "resume", Need: Admin, Short: "End a pause", Example: "resume", Run: f.resume},
+		{Name: "replan", Need: Admin, Short: "Look for wanted builds now",
 			Long:    "The farm does this by itself at its start, after each push and every few minutes.",
 			Example: "replan", Run: f.replan},
-		{Name: "whoami", Short: "say who you are here and what you may do", Example: "whoami", Run: f.whoami},
-		{Name: "help", Args: "[VERB]", MaxArgs: 1, Short: "list the verbs, or explain one", Example: "help log",
+		{Name: "whoami", Short: "Say who you are here and what you may do", Example: "whoami", Run: f.whoami},
+		{Name: "help", Args: "[VERB]", MaxArgs: 1, Text: true, Short: "List the verbs, or explain one", Example: "help log",
 			Run: func(_ context.Context, c *Call) error {
 				if len(c.Args) == 0 {
 					return t.help(c.Out, nil)
@@ -91,9 +94,9 @@ func Verbs(f *Farm) Table {
 				return t.help(c.Out, v)
 			}},
 		{Name: "images", Args: "WORDS", MinArgs: 1, MaxArgs: -1, Need: Owner, Hidden: true, Run: f.imagesOf,
-			Short: "work on the bases; quarry images does this when a daemon runs"},
+			Short: "Work on the bases; quarry images does this when a daemon runs"},
 		{Name: "pushed", Args: "PACKAGE [BRANCH]...", MinArgs: 1, MaxArgs: -1, Need: Local, Hidden: true, Run: f.pushed,
-			Short: "say that a package was pushed; the hooks do this"},
+			Short: "Say that a package was pushed; the hooks do this"},
 	}
 	return t
 }
@@ -138,10 +141,17 @@ func (f *Farm) log(ctx context.Context, c *Call) error {
 	if err != nil {
 		return err
 	}
-	if lines := c.int("lines"); lines > 0 && !c.bool("follow") {
+	lines := c.int("lines")
+	switch {
+	case lines < 0:
+		return usage("log: -n counts lines: it may not be negative")
+	case lines > 0 && c.bool("follow"):
+		return usage("log: -f shows a log from its start: leave out -n")
+	}
+	if lines > 0 {
 		tail, err := f.Logs.Tail(n, lines)
 		if err != nil {
-			return notFound(err)
+			return f.noLog(n, err)
 		}
 		for _, l := range tail {
 			if _, err := fmt.Fprintln(c.Out, f.clean(c, l)); err != nil {
@@ -153,13 +163,28 @@ func (f *Farm) log(ctx context.Context, c *Call) error {
 	if !c.bool("follow") {
 		r, err := f.Logs.Open(n)
 		if err != nil {
-			return notFound(err)
+			return f.noLog(n, err)
 		}
 		defer r.Close()
 		_, err = io.Copy(c.writer(), r)
 		return err
 	}
 	return f.follow(ctx, c, n)
+}
+
+// noLog says why there is no log, without the paths of this machine.
+func (f *Farm) noLog(n int64, err error) error {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	b, gone := f.Queue.Get(n)
+	switch {
+	case gone != nil:
+		return notFound(fmt.Errorf("log of build %d is not kept: see quarry status for the builds that are", n))
+	case b.State == quarry.Waiting || b.State == quarry.Queued:
+		return notFound(fmt.Errorf("build %d has not begun, so it has no log yet: follow it with log -f %d", n, n))
+	}
+	return notFound(fmt.Errorf("build %d has no log: it never began, or its log was old and is gone", n))
 }
 
 // follow prints a log over all attempts until the build has ended.
@@ -169,7 +194,7 @@ func (f *Farm) follow(ctx context.Context, c *Call, n int64) error {
 		return notFound(err)
 	}
 	if b.State == quarry.Waiting || b.State == quarry.Queued {
-		fmt.Fprintf(c.Out, "%s: %s\n", b, because(b))
+		fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
 	}
 	sub, stop := context.WithCancel(ctx)
 	defer stop()
@@ -242,7 +267,7 @@ func (f *Farm) rebuild(ctx context.Context, c *Call) error {
 		}
 		t, ways = b.Target(), [][2]string{{b.Package, b.Version}}
 	} else if ways = f.known(c.Args[0]); len(ways) == 0 {
-		return notFound(fmt.Errorf("release %.80q has not the form NAME-VERSION: write it as its branch is named", c.Args[0]))
+		return usage("release %.80q has not the form NAME-VERSION: write it as its branch is named, or give a build's number", c.Args[0])
 	}
 	var builds []quarry.Build
 	var first error // the most likely reading's
@@ -319,10 +344,33 @@ func (f *Farm) cancel(ctx context.Context, c *Call) error {
 }
 
 func (f *Farm) pause(ctx context.Context, c *Call) error {
-	return f.Queue.Pause(ctx, c.Who.User, human.Safe(strings.Join(c.Args, " "), false))
+	if err := f.Queue.Pause(ctx, c.Who.User, human.Safe(strings.Join(c.Args, " "), false)); err != nil {
+		return err
+	}
+	return f.pauses(c)
 }
 
-func (f *Farm) resume(ctx context.Context, c *Call) error { return f.Queue.Resume(ctx) }
+func (f *Farm) resume(ctx context.Context, c *Call) error {
+	if err := f.Queue.Resume(ctx); err != nil {
+		return err
+	}
+	return f.pauses(c)
+}
+
+// pauses says what keeps builds from being started, be it a person or trouble.
+func (f *Farm) pauses(c *Call) error {
+	paused := f.Queue.Status().Paused
+	if c.JSON() {
+		return c.emit(append([]queue.PauseStatus{}, paused...)) // never null
+	}
+	if len(paused) == 0 {
+		fmt.Fprintln(c.Out, "builds are started")
+	}
+	for _, p := range paused {
+		fmt.Fprintln(c.Out, pauseText(p, c.Term.Color))
+	}
+	return nil
+}
 
 func (f *Farm) replan(ctx context.Context, c *Call) error {
 	if err := f.Queue.Replan(ctx); err != nil {
@@ -341,7 +389,7 @@ func (f *Farm) whoami(_ context.Context, c *Call) error {
 		name = fmt.Sprintf("%s (%s <%s>)", w.User, w.Name, w.Email)
 	}
 	fmt.Fprintf(c.Out, "%s, %s\n", human.Safe(name, false), w.Role)
-	if w.Key != "" {
+	if w.Key != "" && !isLocal(w) {
 		fmt.Fprintf(c.Out, "key %s\n", w.Key)
 	}
 	switch {
@@ -359,7 +407,7 @@ func (f *Farm) imagesOf(ctx context.Context, c *Call) error {
 	if f.Images == nil {
 		return errors.New("this daemon keeps no bases")
 	}
-	return f.Images(ctx, c.Args, c.Out)
+	return f.Images(ctx, c.Args, c.Out, c.Err)
 }
 
 // pushed plans a package and answers the hook with its builds, as JSON. What

@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// images opens the bases for one command. The daemon must not run: it
-// keeps podman's storage to itself.
+// images opens the bases for one command. The daemon must not run: it keeps
+// podman's storage to itself.
 func (a *app) images(ctx context.Context) (*images.Store, func() error, error) {
 	c, err := a.config()
 	if err != nil {
@@ -63,15 +63,15 @@ func newImagesDoor(a *app) *cobra.Command {
 }
 
 // imagesOf runs the words of quarry images on a store that is open.
-func imagesOf(store *images.Store) func(context.Context, []string, io.Writer) error {
-	return func(ctx context.Context, words []string, out io.Writer) error {
+func imagesOf(store *images.Store) func(context.Context, []string, io.Writer, io.Writer) error {
+	return func(ctx context.Context, words []string, out, errOut io.Writer) error {
 		cmd := newImagesCmd(func(context.Context) (*images.Store, func() error, error) {
 			return store, func() error { return nil }, nil
 		})
 		cmd.SilenceErrors, cmd.SilenceUsage = true, true
 		cmd.SetArgs(words)
 		cmd.SetOut(out)
-		cmd.SetErr(out)
+		cmd.SetErr(errOut)
 		return cmd.ExecuteContext(ctx)
 	}
 }

@@ -17,7 +17,7 @@ func verbCmds(a *app) []*cobra.Command {
 			continue
 		}
 		cmd := &cobra.Command{
-			Use:     v.Name + " " + v.Args,
+			Use:     v.Usage(),
 			Short:   v.Short,
 			Long:    v.Short + ".\n\n" + v.Long,
 			Example: examples(v.Example),
