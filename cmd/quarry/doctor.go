@@ -47,7 +47,7 @@ boot. That changes this machine for everybody on it.`,
 			}
 			all := doctor.Run(cmd.Context(), o, report)
 			if len(all) == 0 && cmd.Context().Err() == nil {
-				return fmt.Errorf("no check is called %s: quarry doctor shows their names", strings.Join(args, " or "))
+				return &flagError{fmt.Errorf("no check is called %s: quarry doctor shows their names", strings.Join(args, " or "))}
 			}
 			if err := cmd.Context().Err(); err != nil {
 				return err
@@ -67,7 +67,7 @@ boot. That changes this machine for everybody on it.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON for scripts")
 	cmd.Flags().BoolVar(&fix, "fix", false, "register emulators for the configured archs")
 	cmd.Flags().StringSliceVar(&archs, "arch", nil, "archs to look at, instead of the configuration's")
 	return cmd

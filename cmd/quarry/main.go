@@ -87,7 +87,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	err := wrongSubcommand(root, args)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	if err == nil {
 		return control.ExitOK
 	}
@@ -95,12 +98,12 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if errors.As(err, &silent) {
 		return silent.code
 	}
-	fmt.Fprintf(errOut, "quarry: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+	fmt.Fprintf(errOut, "quarry: %s\n", strings.ReplaceAll(err.Error(), "\n", "\nquarry: "))
 	if ctx.Err() != nil {
 		return 130
 	}
 	var flag *flagError
-	if errors.As(err, &flag) || strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "accepts ") || strings.HasPrefix(err.Error(), "requires ") {
+	if errors.As(err, &flag) {
 		return control.ExitUsage
 	}
 	var coded interface{ ExitCode() int }
@@ -115,7 +118,57 @@ type exitError struct{ code int }
 
 func (e *exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// flagError is a call whose words are off.
 type flagError struct{ error }
+
+// wrongSubcommand says that quarry, or a command such as quarry db, has no
+// command of the name given. For the latter cobra would print help and call that
+// a success.
+func wrongSubcommand(root *cobra.Command, args []string) error {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd(args...)
+	c, rest, _ := root.Find(args)
+	if c.Runnable() || !c.HasSubCommands() || c.ParseFlags(rest) != nil || c.Flags().NArg() == 0 {
+		return nil
+	}
+	name, hint := c.Flags().Arg(0), ""
+	if strings.HasPrefix(name, cobra.ShellCompRequestCmd) { // hidden, and made when it is called
+		return nil
+	}
+	c.SuggestionsMinimumDistance = 2
+	if close := c.SuggestionsFor(name); len(close) > 0 {
+		hint = "did you mean " + strings.Join(close, " or ") + "? "
+	}
+	where := strings.TrimPrefix(c.CommandPath()+" ", "quarry ")
+	return &flagError{fmt.Errorf("command %q is unknown: %ssee %s --help", where+shorten(name), hint, c.CommandPath())}
+}
+
+func shorten(s string) string {
+	if r := []rune(s); len(r) > 40 {
+		return string(r[:40]) + "..."
+	}
+	return s
+}
+
+// sayArgs has every command name the arguments that it takes when it gets
+// others.
+func sayArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if check(c, args) == nil {
+				return nil
+			}
+			_, takes, _ := strings.Cut(c.Use, " ")
+			if takes == "" {
+				takes = "no arguments"
+			}
+			return &flagError{fmt.Errorf("%s takes %s: see %s --help", strings.TrimPrefix(c.CommandPath(), "quarry "), takes, c.CommandPath())}
+		}
+	}
+	for _, sub := range c.Commands() {
+		sayArgs(sub)
+	}
+}
 
 func newRootCmd() *cobra.Command {
 	a := &app{}
@@ -152,6 +205,7 @@ came out into a git results repository, which MPM reads as its database.`,
 	add("farm", verbCmds(a)...)
 	add("admin", newServeCmd(a), newKeyCmd(a.dir((*config.Config).Keys)), newImagesDoor(a), newDoctorCmd(a.doctor), newHookCmd(a))
 	add("local", newBuildCmd(a), newDBCmd(a.dir((*config.Config).Results)))
+	sayArgs(root)
 	return root
 }
 
