@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,7 +35,9 @@ func newBuildCmd(a *app) *cobra.Command {
 		Long: `Builds the package in DIR as the farm would, in a clean workspace of the base of
 its arch, and prints the facts. Nothing is recorded. DIR is taken as it stands,
 without .git; changes that are not committed are built too. Needed packages come
-from the results repository and the artifacts of the state folder.`,
+from the results repository and the artifacts of the state folder. A daemon keeps
+its state folder's bases to itself: beside one, build with a folder of your own
+(--state DIR), after quarry images bootstrap with the same.`,
 		Example: `  quarry build ./zlib
   quarry build --arch aarch64 --output out ./zlib     keep the record and the artifact`,
 		Args: cobra.ExactArgs(1),
@@ -90,6 +93,13 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	defer closeSource()
 	r, err := recipe.Load(source)
 	if err != nil {
+		var lines []string // as a push would say them
+		for _, problem := range recipe.Problems(err) {
+			lines = append(lines, problem.Error())
+		}
+		if len(lines) > 1 {
+			err = errors.New(strings.Join(lines, "\n"))
+		}
 		return nil, nil, err
 	}
 	if r.Ext.Noarch {
@@ -122,6 +132,10 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	defer stop()
 	if err := errors.Join(err, store.Close(end)); err != nil {
 		return nil, nil, err
+	}
+	out.Build.State, out.Build.Ended = quarry.Succeeded, out.Ended
+	if out.Failure != nil {
+		out.Build.State = quarry.Failed
 	}
 	rec, err := results.NewRecord(out, time.Duration(c.Build.Standard).Seconds())
 	if err != nil {
@@ -217,15 +231,25 @@ func writeOutput(dir string, out *quarry.Outcome, rec *results.Record, pipe *pip
 	return errors.Join(err, dst.Close())
 }
 
+// failureText says what failed and in which step, unless the message begins
+// with that itself ("make ended with status 2").
+func failureText(step, message string) string {
+	if step == "" || strings.HasPrefix(message, step+" ") {
+		return message
+	}
+	return step + ": " + message
+}
+
 // printOutcome shows a build's outcome to a person.
 func printOutcome(w io.Writer, o *quarry.Outcome, rec *results.Record, color bool) error {
 	b := o.Build
 	verdict := human.Paint("succeeded", human.Green, color)
 	if o.Failure != nil {
-		verdict = human.Paint("failed", human.Red, color) + " in " + o.Failure.Step + ": " + human.Safe(o.Failure.Message, false)
+		verdict = human.Paint("failed", human.Red, color)
 	}
 	fmt.Fprintf(w, "%s %s %s %s in %s\n", b.Package, b.Version, b.Arch, verdict, human.Duration(o.Ended.Sub(o.Started)))
 	if o.Failure != nil {
+		fmt.Fprintln(w, human.Safe(failureText(o.Failure.Step, o.Failure.Message), false))
 		for _, p := range o.Failure.Paths {
 			fmt.Fprintf(w, "  %s\n", human.Safe(p, false))
 		}
@@ -239,6 +263,13 @@ func printOutcome(w io.Writer, o *quarry.Outcome, rec *results.Record, color boo
 		if _, err := t.WriteTo(w); err != nil {
 			return err
 		}
+	}
+	warnings := o.Warnings
+	if o.Facts != nil {
+		warnings = slices.Concat(warnings, o.Facts.Warnings)
+	}
+	for _, warning := range warnings {
+		fmt.Fprintln(w, human.Paint("warning", human.Yellow, color)+": "+human.Safe(warning, false))
 	}
 	if o.Facts == nil {
 		return nil
@@ -281,9 +312,6 @@ func printOutcome(w io.Writer, o *quarry.Outcome, rec *results.Record, color boo
 		if _, err := t.WriteTo(w); err != nil {
 			return err
 		}
-	}
-	for _, warning := range append(o.Warnings, o.Facts.Warnings...) {
-		fmt.Fprintln(w, human.Paint("warning", human.Yellow, color)+": "+human.Safe(warning, false))
 	}
 	fmt.Fprintf(w, "\nPeak memory %s", human.Size(o.Usage.PeakMemory))
 	if rec.Time.SBU > 0 {
