@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"os"
 	"strings"
 	"time"
 
@@ -95,7 +96,11 @@ func (d *dbCmd) run(f func(context.Context, *results.Reader, io.Writer, []string
 			}
 		}
 		path := d.repo
-		if path == "" {
+		if path != "" {
+			if _, err := os.Stat(path); err != nil {
+				return fmt.Errorf("results repository cannot be read: %w", err)
+			}
+		} else {
 			var err error
 			if path, err = d.path(); err != nil {
 				return err
@@ -139,7 +144,7 @@ func (d *dbCmd) records(ctx context.Context, r *results.Reader, args []string) (
 		if d.arch != "" {
 			what += " for " + d.arch
 		}
-		err = fmt.Errorf("%s in channel %s: %w", what, r.Channel(), results.ErrNotFound)
+		err = fmt.Errorf("%s in channel %s: %w: quarry db search finds what there is", what, r.Channel(), results.ErrNotFound)
 	}
 	return found, err
 }
@@ -242,7 +247,7 @@ func writeRecord(w io.Writer, rec *results.Record) error {
 	row("arch", rec.Arch+", channel "+rec.Channel)
 	row("status", statusCell(rec.Status))
 	if f := rec.Failure; f != nil {
-		row("failed in", f.Step+": "+f.Message)
+		row("failed", failureText(f.Step, f.Message))
 		row("see it again", f.Reproduce)
 		for _, p := range f.Paths {
 			row("path", p)

@@ -150,7 +150,13 @@ func newImagesRemoveCmd(open opener) *cobra.Command {
 		Long: "Removes the base of an arch. Builds for it wait until there is another one; builds\nthat run keep it until they end.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return with(cmd.Context(), open, func(s *images.Store) error { return s.Remove(cmd.Context(), args[0]) })
+			return with(cmd.Context(), open, func(s *images.Store) error {
+				if err := s.Remove(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "base for %s is removed\n", args[0])
+				return err
+			})
 		},
 	}
 }

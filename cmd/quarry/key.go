@@ -1,14 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/keys"
 	"github.com/spf13/cobra"
 )
@@ -48,7 +47,8 @@ what the flags say is changed. Somebody new is a maintainer of every package
 unless the flags say otherwise.`,
 		Example: `  quarry key add alice ~alice/.ssh/id_ed25519.pub --name "Alice Liddell" --email alice@morphux.org
   quarry key add bob bob.pub --package zlib --package 'lib*'
-  quarry key add carol --role admin`,
+  quarry key add bob --disable                        keep bob's keys, and let him in no more
+  quarry key add carol --role admin                   carol is known already`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var data []byte
@@ -89,9 +89,13 @@ unless the flags say otherwise.`,
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(p)
+				return writeJSON(cmd.OutOrStdout(), p)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %d key(s)\n", p.User, may(p), len(p.Keys))
+			keys := "1 key"
+			if len(p.Keys) != 1 {
+				keys = fmt.Sprintf("%d keys", len(p.Keys))
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %s\n", p.User, may(p), keys)
 			return nil
 		},
 	}
@@ -102,7 +106,7 @@ unless the flags say otherwise.`,
 	f.StringVar(&email, "email", "", "e-mail address of the packager")
 	f.BoolVar(&disable, "disable", false, "let the person in no more, but keep the keys")
 	f.BoolVar(&enable, "enable", false, "let the person in again")
-	f.BoolVar(&asJSON, "json", false, "print JSON")
+	f.BoolVar(&asJSON, "json", false, "print JSON for scripts")
 	cmd.MarkFlagsMutuallyExclusive("disable", "enable")
 	return cmd
 }
@@ -124,7 +128,7 @@ func newKeyListCmd(dir func() (string, error)) *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {
-				return json.NewEncoder(out).Encode(struct {
+				return writeJSON(out, struct {
 					People   []keys.Person  `json:"people"`
 					Problems []keys.Problem `json:"problems"`
 				}{append([]keys.Person{}, people...), append([]keys.Problem{}, problems...)})
@@ -132,18 +136,18 @@ func newKeyListCmd(dir func() (string, error)) *cobra.Command {
 			if len(people) == 0 {
 				fmt.Fprintf(out, "nobody yet: quarry key add NAME FILE.pub, or put NAME.pub into %s\n", s.Dir())
 			}
-			w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+			t := human.Table{Color: terminal(out).Color}
 			for _, p := range people {
 				who := p.Name
 				if p.Email != "" {
 					who = strings.TrimSpace(who + " <" + p.Email + ">")
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\n", p.User, may(p), who)
+				t.Row(human.Cell(p.User, human.Bold), may(p), who)
 				for _, k := range p.Keys {
-					fmt.Fprintf(w, "\t%s %s\t%s\n", k.Type, k.Fingerprint, k.Comment)
+					t.Row("", k.Type+" "+k.Fingerprint, k.Comment)
 				}
 			}
-			if err := w.Flush(); err != nil {
+			if _, err := t.WriteTo(out); err != nil {
 				return err
 			}
 			for _, p := range problems {
@@ -152,7 +156,7 @@ func newKeyListCmd(dir func() (string, error)) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON for scripts")
 	return cmd
 }
 
@@ -172,13 +176,13 @@ func newKeyRemoveCmd(dir func() (string, error)) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{"removed": args[0]})
+				return writeJSON(cmd.OutOrStdout(), map[string]string{"removed": args[0]})
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is removed: what they built stays, what they start from now on is refused\n", args[0])
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON for scripts")
 	return cmd
 }
 

@@ -37,7 +37,7 @@ func TestKeyCmd(t *testing.T) {
 	if out := quarry(control.ExitOK, "", "list"); !strings.Contains(out, "nobody yet") {
 		t.Errorf("empty list: %s", out)
 	}
-	if out := quarry(control.ExitOK, "", "add", "alice", pub, "--package", "zlib", "--package", "lib*", "--name", "Alice Liddell", "--email", "alice@morphux.org"); out != "alice: maintainer of zlib, lib*, 1 key(s)\n" {
+	if out := quarry(control.ExitOK, "", "add", "alice", pub, "--package", "zlib", "--package", "lib*", "--name", "Alice Liddell", "--email", "alice@morphux.org"); out != "alice: maintainer of zlib, lib*, 1 key\n" {
 		t.Errorf("add: %s", out)
 	}
 	if out := quarry(control.ExitError, string(text), "add", "bob", "-"); !strings.Contains(out, "alice's") {
@@ -49,7 +49,7 @@ func TestKeyCmd(t *testing.T) {
 	if out := quarry(control.ExitOK, "", "add", "alice", "--disable"); !strings.Contains(out, "disabled maintainer") {
 		t.Errorf("disable: %s", out)
 	}
-	if out := quarry(control.ExitOK, "", "add", "alice", "--enable", "--role", "admin"); out != "alice: admin, 1 key(s)\n" {
+	if out := quarry(control.ExitOK, "", "add", "alice", "--enable", "--role", "admin"); out != "alice: admin, 1 key\n" {
 		t.Errorf("promotion: %s", out)
 	}
 	if err := os.WriteFile(filepath.Join(state, "keys", "broken.pub"), []byte("x\n"), 0o644); err != nil {
