@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
+	"golang.org/x/sys/unix"
 
 	"github.com/Morphux/quarry"
 )
@@ -189,9 +190,9 @@ func create(path, head string) error {
 			return err
 		}
 	}
-	// Renaming onto an empty folder replaces it; onto one that somebody filled
-	// meanwhile fails, and then theirs is used.
-	if err := os.Rename(tmp, path); err != nil {
+	// Renaming onto an empty folder replaces it, though os.Rename would refuse;
+	// onto one that somebody filled meanwhile fails, and then theirs is used.
+	if err := unix.Rename(tmp, path); err != nil {
 		if entries, _ := os.ReadDir(path); len(entries) > 0 {
 			return nil
 		}

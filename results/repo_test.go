@@ -342,3 +342,18 @@ func TestRecordRefuses(t *testing.T) {
 		t.Errorf("something was written: %v, %v", chs, err)
 	}
 }
+
+// TestEmptyFolder opens a repository in a folder that an admin made for it.
+func TestEmptyFolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "results.git")
+	if err := os.Mkdir(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}

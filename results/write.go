@@ -166,18 +166,20 @@ func (r *Repo) already(snap *Snapshot, rec *Record) (plumbing.Hash, error) {
 			r.opts.Logger.Warn("a record cannot be read and is replaced", "path", path, "channel", rec.Channel, "error", err)
 			continue
 		}
-		if head.Ref.Key == rec.Key {
-			found, err := r.commitOf(snap, rec.Key)
-			if found.IsZero() {
-				found = snap.commit
-			}
-			return found, err
-		}
 		if newest == nil || head.Ref.Build > newest.Build {
 			newest = &head.Ref
 		}
 	}
-	if newest == nil || newest.Build <= rec.Build {
+	switch {
+	case newest != nil && newest.Key == rec.Key:
+		found, err := r.commitOf(snap, rec.Key)
+		if found.IsZero() {
+			found = snap.commit
+		}
+		return found, err
+	case newest == nil || newest.Build <= rec.Build:
+		// A record of this key beneath a newer one is of the same commit, when a
+		// branch went there, elsewhere and back: then it is to be written anew.
 		return plumbing.ZeroHash, nil
 	}
 	// It may have been recorded before the newer one was.

@@ -442,6 +442,36 @@ func TestPushedAnew(t *testing.T) {
 	}
 }
 
+// TestThereAndBack pushes a commit that builds, one that does not, and the
+// first again: the newest record is the first's, and nothing is built over and
+// over.
+func TestThereAndBack(t *testing.T) {
+	s := newServer(t, t.TempDir())
+	s.writeConfig(t, "[queue]\nreplan = \"1s\"\n")
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop(syscall.SIGTERM)
+	dir := tiny(t, "swing", "1", 0)
+	good := strings.TrimSpace(testpkg.Git(t, dir, "rev-parse", "HEAD"))
+	if err := os.WriteFile(filepath.Join(dir, "srcs", "Makefile"), []byte("all:\n\tfalse\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	testpkg.Git(t, dir, "commit", "-q", "-a", "-m", "Worse")
+	bad := strings.TrimSpace(testpkg.Git(t, dir, "rev-parse", "HEAD"))
+	for _, commit := range []string{good, bad, good} {
+		s.must(t, "git", "-C", dir, "push", "-q", "--force", s.url("swing"), commit+":refs/heads/swing-1")
+		s.settle(t, time.Minute)
+	}
+	time.Sleep(3 * time.Second) // replanned a few times
+	if got := s.subjects(t); len(got) != 3 || !strings.Contains(got[0], "succeeded") || !strings.Contains(got[1], "failed") {
+		t.Errorf("commits are %q, want a success, a failure, a success", got)
+	}
+	if out := s.must(t, "git", "-C", s.state("results.git"), "ls-tree", "-r", "--name-only", "testing"); strings.Contains(out, "failures/") {
+		t.Errorf("the failure still stands:\n%s", out)
+	}
+}
+
 // TestDiskFull fills the disk of the state folder. The queue says so and waits;
 // when there is room again it goes on by itself.
 func TestDiskFull(t *testing.T) {
