@@ -31,6 +31,9 @@ type Daemon interface {
 // Dialer reaches the Quarry that listens on a control socket.
 type Dialer func(ctx context.Context, socket string) (Daemon, error)
 
+// maxFollowed is how many builds of one push are followed at a time.
+const maxFollowed = 32
+
 // Timeouts of the hand-over. A daemon that takes longer finds the push by
 // itself, as it looks for lost work every few minutes.
 const (
@@ -186,6 +189,7 @@ func (e Env) follow(ctx context.Context, daemon Daemon, builds []quarry.Build, s
 	out := &terminal{w: stderr, stall: stall}
 	say := speaker(out)
 	var group errgroup.Group
+	group.SetLimit(maxFollowed) // the others follow when one of these has ended
 	for _, b := range builds {
 		group.Go(func() error {
 			log := &logWriter{out: out, gone: cancel}

@@ -21,7 +21,7 @@ type Limits struct {
 	AuthTries   int           // keys tried on one connection; 10
 	AuthTime    time.Duration // to prove a key; 1 minute
 	Idle        time.Duration // without a sign of life; 5 minutes
-	Stall       time.Duration // git without a byte in either direction; 1 hour
+	Stall       time.Duration // git without a byte in either direction, or a verb that cannot write one; 1 hour
 }
 
 func (l *Limits) defaults() {

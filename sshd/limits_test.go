@@ -263,3 +263,35 @@ func TestStall(t *testing.T) {
 		t.Errorf("%v, %s", err, errOut.String())
 	}
 }
+
+// TestVerbStall: a verb whose client reads nothing is ended.
+func TestVerbStall(t *testing.T) {
+	ended := make(chan error, 1)
+	f := newFarm(t, func(o *Options) {
+		o.Limits.Stall = 300 * time.Millisecond
+		o.Verbs = func(ctx context.Context, _ quarry.Identity, _ []string, _ io.Reader, out, _ io.Writer, _ Terminal) int {
+			var err error
+			for err == nil {
+				_, err = out.Write(make([]byte, 1<<16))
+			}
+			ended <- err
+			return 0
+		}
+	})
+	client := f.dial(f.person("alice", quarry.RoleReader))
+	session, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := session.StdoutPipe(); err != nil { // and nobody reads it
+		t.Fatal(err)
+	}
+	if err := session.Start("status"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the verb still waits for its client")
+	}
+}

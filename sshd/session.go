@@ -279,7 +279,27 @@ func (se *session) runVerb(id quarry.Identity, args []string) int {
 		term = *se.pty
 		stdin = newKeyboard(se.ch, se.interrupt)
 	}
-	return s.opts.Verbs(ctx, id, args, stdin, se.stdout(), se.stderr(), term)
+	// A client that is there but reads nothing would keep the verb for ever.
+	give := func() {
+		cancel()
+		se.ch.Close()
+	}
+	out := &patient{se.stdout(), s.opts.Limits.Stall, give}
+	errOut := &patient{se.stderr(), s.opts.Limits.Stall, give}
+	return s.opts.Verbs(ctx, id, args, stdin, out, errOut, term)
+}
+
+// patient is a writer that gives up when one write takes too long.
+type patient struct {
+	w     io.Writer
+	limit time.Duration
+	give  func() // up: has to end the write
+}
+
+func (p *patient) Write(b []byte) (int, error) {
+	timer := time.AfterFunc(p.limit, p.give)
+	defer timer.Stop()
+	return p.w.Write(b)
 }
 
 func (se *session) stdout() io.Writer { return se.terminal(se.ch) }
