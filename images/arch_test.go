@@ -39,7 +39,9 @@ func TestEmulation(t *testing.T) {
 			t.Errorf("%s: said to be %s, but: %v", arch, how, runs)
 		case err != nil && !errors.As(err, &no):
 			t.Errorf("%s: %v", arch, err)
-		case err != nil && runs == nil && !strings.Contains(err.Error(), "flag F"):
+		case err != nil && runs == nil && !strings.Contains(err.Error(), "flag F") && !strings.Contains(err.Error(), "not mounted"):
+			// Without flag F, or where binfmt_misc is mounted only elsewhere, it
+			// runs here, but nobody can tell whether it would in a workspace.
 			t.Errorf("%s runs, but: %v", arch, err)
 		case err == nil && how != images.Native && how != images.Compat && how != images.Emulated:
 			t.Errorf("%s: %q", arch, how)

@@ -77,10 +77,9 @@ type Store struct {
 	removal *semaphore.Weighted
 	pending sync.WaitGroup // background removals
 
-	mu       sync.Mutex // guards the following
-	bases    map[string]Base
-	open     map[*Workspace]bool
-	draining chan struct{} // closed when pending is done; nil when nobody asked
+	mu    sync.Mutex // guards the following
+	bases map[string]Base
+	open  map[*Workspace]bool
 }
 
 // New makes a store over a podman service. It touches nothing of what an
@@ -240,13 +239,15 @@ func (s *Store) sweepCgroups() {
 // removeContainer removes a container by force. upper is its writable layer on
 // the host when it is known.
 func (s *Store) removeContainer(ctx context.Context, id, upper string) error {
-	call, err := s.conn.Context(ctx)
-	if err != nil {
-		return err
-	}
 	opts := new(containers.RemoveOptions).WithForce(true).WithIgnore(true).WithVolumes(true).WithTimeout(0)
 	var last error
-	for try := range 4 {
+	for try := range 5 {
+		// Anew each time: the service may have been replaced meanwhile, and the
+		// next one still knows the container.
+		call, err := s.conn.Context(ctx)
+		if err != nil {
+			return err
+		}
 		reports, err := containers.Remove(call, id, opts)
 		if err == nil {
 			for _, r := range reports {
@@ -259,7 +260,7 @@ func (s *Store) removeContainer(ctx context.Context, id, upper string) error {
 			return nil
 		}
 		last = gone(err)
-		if podman.IsGone(err) || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			break
 		}
 		// A tree that is nested too deep for podman's way of deleting is the

@@ -134,10 +134,11 @@ func (s *Store) workspace(ctx context.Context, want Spec) (_ *Workspace, err err
 	mark = time.Now()
 	inspected := make(chan error, 1)
 	go func() { inspected <- w.inspectUpper(call) }()
-	if err := w.accept(ctx, listener); err != nil {
-		return nil, err
+	err = w.accept(ctx, listener)
+	if ierr := <-inspected; err == nil {
+		err = ierr
 	}
-	if err := <-inspected; err != nil {
+	if err != nil {
 		return nil, err
 	}
 	w.Made.Handshake = time.Since(mark)

@@ -208,35 +208,6 @@ func TestWorkspace(t *testing.T) {
 	})
 }
 
-// What the farm and podman themselves put into the writable layer is known by
-// name, so that it is not taken for something that a build wrote.
-func TestOwnPaths(t *testing.T) {
-	f := newFarm(t)
-	w := f.workspace(t, images.Limits{})
-	defer w.Close(t.Context())
-	var odd []string
-	err := filepath.WalkDir(w.Upper, func(path string, d fs.DirEntry, err error) error {
-		rel := strings.TrimPrefix(path, w.Upper)
-		if err == nil && rel != "" && !d.IsDir() && !images.OwnPath(rel) {
-			odd = append(odd, rel)
-		}
-		return err
-	})
-	if err != nil || len(odd) > 0 {
-		t.Errorf("%v, %v", odd, err)
-	}
-	for _, p := range []string{"/quarry", "/quarry/x", "/.quarry/guest", "/run/.containerenv"} {
-		if !images.OwnPath(p) {
-			t.Errorf("%s is not known", p)
-		}
-	}
-	for _, p := range []string{"/quarryx", "/etc/passwd", "/run/x", "/etc", "/"} {
-		if images.OwnPath(p) {
-			t.Errorf("%s is taken for the farm's", p)
-		}
-	}
-}
-
 func TestWorkspacesDoNotMeet(t *testing.T) {
 	f := newFarm(t)
 	const n = 6

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -388,6 +389,12 @@ func IsGone(err error) bool {
 		return false
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return false
+	}
+	// No answer at all. What the error says need not be true: the bindings
+	// repeat a request whose connection broke, with a body that is used up.
+	var transport *url.Error
+	if errors.As(err, &transport) {
+		return true
 	}
 	var op *net.OpError
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op) ||
