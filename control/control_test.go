@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -416,5 +417,34 @@ func TestImagesKeepsProgressApart(t *testing.T) {
 	out, errOut, code := call(t, Verbs(f), local, Terminal{}, "images", "list")
 	if code != ExitOK || out != "[\"list\"]\n" || errOut != "reading ...\n" {
 		t.Errorf("exit %d, answer %q, beside it %q", code, out, errOut)
+	}
+}
+
+// A socket that somebody may not open is no daemon that is missing.
+func TestSocketOfOthers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := Listen(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		// Root opens everything, but not a thread that acts for another user. It is
+		// never unlocked, so it ends with the goroutine.
+		runtime.LockOSThread()
+		if os.Geteuid() == 0 {
+			if err := syscall.Setfsuid(65534); err != nil {
+				t.Error(err)
+			}
+		}
+		_, err := Client{Socket: path}.Call(t.Context(), []string{"status"}, Terminal{}, io.Discard, io.Discard)
+		done <- err
+	}()
+	if err := <-done; Code(err) != ExitForbidden || !strings.Contains(err.Error(), "may not be opened") {
+		t.Errorf("got %v (exit %d), want exit %d", err, Code(err), ExitForbidden)
 	}
 }

@@ -200,6 +200,9 @@ var ErrUnreachable = errors.New("no quarry daemon answers: start it with quarry 
 func (cl Client) Call(ctx context.Context, args []string, term Terminal, out, errOut io.Writer) (int, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", cl.Socket)
+	if errors.Is(err, fs.ErrPermission) {
+		return ExitForbidden, &Error{ExitForbidden, fmt.Errorf("socket %s may not be opened by this user: be root or the daemon's user, or ask over SSH", cl.Socket)}
+	}
 	if err != nil {
 		return ExitUnreachable, &Error{ExitUnreachable, fmt.Errorf("socket %s: %w", cl.Socket, ErrUnreachable)}
 	}
