@@ -237,6 +237,7 @@ func nameless(t testing.TB, conn *podman.Conn) (ids []string) {
 
 // Replacing or removing a base changes nothing for the builds that run on it.
 func TestReplace(t *testing.T) {
+	t.Parallel()
 	f := emptyFarm(t)
 	arch := testbase.Arch
 	load := func(mark string) images.Base {
@@ -282,6 +283,7 @@ func TestReplace(t *testing.T) {
 }
 
 func TestLoadRefusals(t *testing.T) {
+	t.Parallel()
 	f := emptyFarm(t)
 	arch := testbase.Arch
 	foreign := "aarch64"
@@ -375,6 +377,7 @@ func TestLoadRefusals(t *testing.T) {
 
 // What a tarball says must not reach outside of the image.
 func TestHostileTarball(t *testing.T) {
+	t.Parallel()
 	f := emptyFarm(t)
 	dir := t.TempDir()
 	victim := filepath.Join(dir, "victim")

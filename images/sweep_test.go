@@ -62,6 +62,7 @@ func victim(state, store, guest string) error {
 // kill -9 of the daemon at any moment leaves no process, no mount and no
 // control group with anything in it, and the next start removes the rest.
 func TestKill9(t *testing.T) {
+	t.Parallel()
 	state := t.TempDir()
 	store, program := testbase.ImageStore(t), guest(t)
 	farm := ""
@@ -140,6 +141,7 @@ func TestKill9(t *testing.T) {
 
 // Half a base is no base, and takes no room after the next start.
 func TestKill9InLoad(t *testing.T) {
+	t.Parallel()
 	state := t.TempDir()
 	big := make([]byte, 120<<20)
 	rand.Read(big)
@@ -212,6 +214,7 @@ func processesOf(t testing.TB, farm string) (pids []string) {
 
 // A store sweeps what is its own and leaves what is another's, on one podman.
 func TestSweepOnSharedPodman(t *testing.T) {
+	t.Parallel()
 	owner := testbase.Podman(t)
 	uri := "unix://" + filepath.Join(owner.Dir(), "podman.sock")
 	var farms []farm

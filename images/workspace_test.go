@@ -151,12 +151,11 @@ func TestWorkspace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		state, _, _ := strings.Cut(w.Upper, "/podman/")
-		for _, secret := range []string{state, f.conn.Farm(), host} {
+		for _, secret := range []string{f.conn.Farm(), host} {
 			if len(secret) < 4 {
 				continue // such as "vm": would be found by chance
 			}
-			if a := ask(t, w, request{Shell: "cat /proc/self/mountinfo /proc/self/environ /etc/hosts /etc/hostname /run/.containerenv 2>/dev/null | tr '\\0' '\\n' | grep -F '" + secret + "'"}); a.Output != "" && secret != state {
+			if a := ask(t, w, request{Shell: "cat /proc/self/mountinfo /proc/1/environ /etc/hosts /etc/hostname /run/.containerenv 2>/dev/null | tr '\\0' '\\n' | grep -F '" + secret + "'"}); a.Output != "" {
 				t.Errorf("%q shows inside: %s", secret, a.Output)
 			}
 		}
@@ -209,6 +208,7 @@ func TestWorkspace(t *testing.T) {
 }
 
 func TestWorkspacesDoNotMeet(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	const n = 6
 	ws := make([]*images.Workspace, n)
@@ -247,6 +247,7 @@ func TestWorkspacesDoNotMeet(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	t.Run("memory of a child", func(t *testing.T) {
 		w := f.workspace(t, images.Limits{Memory: 64 << 20})
@@ -410,6 +411,7 @@ func TestDied(t *testing.T) {
 // A build may leave trees that no path can name and that its owner may not
 // enter.
 func TestHostileTrees(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	w := f.workspace(t, images.Limits{Disk: 1 << 30})
 	sh(t, w, `cd /quarry; mkfifo pipe; ln -s / root; ln -s loop loop; touch "$(printf 'a\nb\377')"; mkdir -p x/y; ln -s /etc x/y/etc; chmod 000 x/y x .`)
@@ -432,6 +434,7 @@ func TestHostileTrees(t *testing.T) {
 }
 
 func TestWorkspaceRefusals(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	for name, c := range map[string]struct {
 		spec images.Spec
@@ -462,6 +465,7 @@ func TestWorkspaceRefusals(t *testing.T) {
 
 // A guest that does not do its part costs a clear error and nothing else.
 func TestBadGuest(t *testing.T) {
+	t.Parallel()
 	conn := testbase.Podman(t)
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
@@ -502,6 +506,7 @@ func TestBadGuest(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	f := newFarm(t)
 	for i := range 8 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*20*time.Millisecond)

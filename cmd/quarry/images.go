@@ -208,21 +208,24 @@ func (p *progress) show(now images.Progress) {
 	if fresh || p.bar == nil {
 		p.finish()
 		total := now.Total
-		if total <= 0 {
-			total = -1 // a spinner
+		if total <= 0 || now.Done >= total {
+			total = -1 // all is read and podman works on it: a spinner
 		}
-		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(p.out), progressbar.OptionShowBytes(true),
-			progressbar.OptionSetDescription(now.Step), progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(true))
+		// Not the library's own figures of bytes: its rate jumps by powers of
+		// ten where progress comes five times a second.
+		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(p.out), progressbar.OptionSetDescription(now.Step),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish(),
+			progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(true), progressbar.OptionSpinnerType(14))
 	}
-	if now.Line != "" {
+	if now.Done > 0 && now.Done < now.Total {
+		p.bar.Set64(now.Done)
+		p.bar.Describe(fmt.Sprintf("%s %s of %s", now.Step, human.Size(now.Done), human.Size(now.Total)))
+		return
+	}
+	if p.line != "" {
 		p.bar.Describe(now.Step + ": " + shortLine(p.line))
 	}
-	if now.Done > 0 {
-		p.bar.Set64(now.Done)
-	} else {
-		p.bar.Add(0)
-	}
+	p.bar.Add(1)
 }
 
 func shortLine(s string) string {
