@@ -214,7 +214,7 @@ func (p *progress) show(now images.Progress) {
 		// Not the library's own figures of bytes: its rate jumps by powers of
 		// ten where progress comes five times a second.
 		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(p.out), progressbar.OptionSetDescription(now.Step),
-			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish(),
+			progressbar.OptionFullWidth(), progressbar.OptionClearOnFinish(),
 			progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(true), progressbar.OptionSpinnerType(14))
 	}
 	if now.Done > 0 && now.Done < now.Total {
