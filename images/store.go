@@ -230,11 +230,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) sweepCgroups() {
-	if s.conn.Own() {
-		s.cgroups.Sweep(s.conn.Farm())
-	}
-}
+func (s *Store) sweepCgroups() { s.cgroups.Sweep(s.conn.Farm()) }
 
 // removeContainer removes a container by force. upper is its writable layer on
 // the host when it is known.

@@ -205,6 +205,14 @@ func (c Cgroups) Sweep(farm string) {
 	}
 }
 
+// left reports whether a farm still has control groups.
+func (c Cgroups) left(farm string) bool {
+	return slices.ContainsFunc(c.Points(), func(point string) bool {
+		_, err := os.Stat(filepath.Join(point, c.parent(farm)))
+		return err == nil
+	})
+}
+
 // Rootless reports whether this process is root only of a user namespace, as
 // inside `podman unshare`.
 func Rootless() bool {

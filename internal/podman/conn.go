@@ -365,8 +365,15 @@ func (c *Conn) Close() error {
 }
 
 func (c *Conn) release() {
-	if c.setup != nil {
-		c.setup.sweep()
+	// Containers' monitors end a moment after them, and only with an own service
+	// is it certain that they are gone by now.
+	if cg, err := DetectCgroups(); err == nil {
+		for range 20 {
+			if cg.Sweep(c.farm); c.setup != nil || !cg.left(c.farm) {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
 	}
 	for _, f := range []*os.File{c.dirFD, c.lock} {
 		if f != nil {
