@@ -316,6 +316,13 @@ func Guest(t testing.TB, pkg string) string {
 		if err != nil {
 			return "", err
 		}
+		// What killed tests could not clean.
+		old, _ := filepath.Glob(filepath.Join(cache, "guest-*"))
+		for _, d := range old {
+			if st, err := os.Stat(d); err == nil && time.Since(st.ModTime()) > 24*time.Hour {
+				os.RemoveAll(d)
+			}
+		}
 		dir, err := os.MkdirTemp(cache, "guest-")
 		if err != nil {
 			return "", err
