@@ -139,7 +139,15 @@ func (o *owner) apply(v *View, ticket int64) {
 	if o.tickets[v.Package] > ticket {
 		return
 	}
+	before := o.tickets[v.Package]
 	o.tickets[v.Package] = ticket
+	o.after(func(err error) {
+		// What could not be journalled is undone, so this plan was not made: an
+		// older survey that comes now must not be told that there was nothing to do.
+		if err != nil && o.tickets[v.Package] == ticket {
+			o.tickets[v.Package] = before
+		}
+	})
 	o.setProblems("package "+v.Package, v.Problems)
 	o.learn(v)
 
