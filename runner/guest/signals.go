@@ -51,7 +51,7 @@ func forgetSignals() error {
 		if err := sigaction(sig, nil, &now); err != nil {
 			return err
 		}
-		if now.handler != 0 { // SIG_DFL
+		if now.handler > 1 { // neither SIG_DFL nor SIG_IGN, which children would inherit
 			continue
 		}
 		if err := sigaction(sig, &like, nil); err != nil {
