@@ -78,43 +78,70 @@ func readPackedRef(repo, name string) (h plumbing.Hash, err error) {
 	return h, err
 }
 
-// casRef moves a branch from old to new, or makes it if old is zero, as git
-// itself does: it holds refs/heads/CHANNEL.lock from comparing to renaming, so
-// that git update-ref and this exclude each other. (go-git locks the ref's own
-// file instead, which git does not heed, and writes it in place.) When it
-// returns without an error the move has been synced. moved says whether the
-// branch has moved, synced or not. errMoved says that it was elsewhere.
-func (r *Repo) casRef(ctx context.Context, channel string, old, new plumbing.Hash) (moved bool, err error) {
+// refLock is a branch's lock, git's own (CHANNEL.lock), while it is held.
+type refLock struct {
+	path, channel string
+	lock, own     string // the lock, and the file of ours that it is a second name of
+	gone          bool   // the lock has become the branch
+}
+
+// holdRef takes a branch's lock. The lock is a second name of a file in our own
+// folder. That is how it is known to be ours should we die with it: see cure.
+func (r *Repo) holdRef(ctx context.Context, channel string) (*refLock, error) {
 	heads := filepath.Join(r.path, "refs", "heads")
 	if err := os.MkdirAll(heads, 0o777); err != nil {
-		return false, err
+		return nil, err
 	}
-	ref := filepath.Join(heads, channel)
-	lock := ref + ".lock"
-
-	// The lock is a second name of a file in our own folder. That is how it is
-	// known to be ours should we die with it: see cure.
-	tmp := filepath.Join(r.own.dir, "ref-"+channel)
-	if err := writeSynced(tmp, []byte(new.String()+"\n"), 0o666); err != nil {
-		os.Remove(tmp)
-		return false, err
-	}
-	defer os.Remove(tmp)
-	if err := r.lockRef(ctx, tmp, lock); err != nil {
-		return false, err
-	}
-	now, err := readRef(r.path, channel)
-	if err == nil && now != old {
-		err = errMoved
-	}
+	l := &refLock{path: r.path, channel: channel, lock: filepath.Join(heads, channel+".lock"), own: filepath.Join(r.own.dir, "ref-"+channel)}
+	err := writeSynced(l.own, nil, 0o666)
 	if err == nil {
-		err = os.Rename(lock, ref)
+		err = r.lockRef(ctx, l.own, l.lock)
 	}
 	if err != nil {
-		os.Remove(lock)
+		os.Remove(l.own)
+		return nil, err
+	}
+	return l, nil
+}
+
+// release gives the lock back.
+func (l *refLock) release() {
+	if !l.gone {
+		os.Remove(l.lock)
+	}
+	os.Remove(l.own)
+}
+
+// move moves the branch from old to new, or makes it if old is zero, as git
+// does: the new value is written to the lock, which then becomes the branch.
+// (go-git locks the branch's file instead, which git does not heed, and writes
+// it in place.) When it returns without an error the move has been synced.
+// moved says whether the branch has moved, synced or not. errMoved says that it
+// was elsewhere.
+func (l *refLock) move(old, new plumbing.Hash) (moved bool, err error) {
+	now, err := readRef(l.path, l.channel)
+	if err != nil {
 		return false, err
 	}
-	return true, syncDir(heads)
+	if now != old {
+		return false, errMoved
+	}
+	f, err := os.OpenFile(l.lock, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return false, err
+	}
+	_, err = f.WriteString(new.String() + "\n")
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return false, err
+	}
+	if err := os.Rename(l.lock, strings.TrimSuffix(l.lock, ".lock")); err != nil {
+		return false, err
+	}
+	l.gone = true
+	return true, syncDir(filepath.Dir(l.lock))
 }
 
 func (r *Repo) lockRef(ctx context.Context, tmp, lock string) error {

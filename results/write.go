@@ -24,6 +24,11 @@ var ErrObsolete = errors.New("a newer build has a record")
 // the branch meanwhile. The farm is the only regular writer, so one is rare.
 const casTries = 20
 
+// politeTries is how many of them hold the branch only for the moment of its
+// move. After that it is held for the whole of the work, so that somebody
+// quicker cannot win for ever.
+const politeTries = 3
+
 // Record writes one outcome as one commit on its channel and returns the
 // commit's id. When it returns without an error, the commit and the branch are
 // on disk.
@@ -55,7 +60,7 @@ func (r *Repo) Record(ctx context.Context, o *quarry.Outcome) (string, error) {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		h, err := r.record(ctx, rec, o.Build, edits)
+		h, err := r.record(ctx, rec, o.Build, edits, try >= politeTries)
 		if err == nil {
 			return h.String(), nil
 		}
@@ -94,7 +99,19 @@ func recordEdits(rec *Record, o *quarry.Outcome) ([]edit, error) {
 }
 
 // record makes one attempt. errMoved says that the branch moved under it.
-func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []edit) (plumbing.Hash, error) {
+func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []edit, hold bool) (plumbing.Hash, error) {
+	var lock *refLock
+	defer func() {
+		if lock != nil {
+			lock.release()
+		}
+	}()
+	if hold { // others keep moving the branch: they wait this time
+		var err error
+		if lock, err = r.holdRef(ctx, rec.Channel); err != nil {
+			return plumbing.ZeroHash, err
+		}
+	}
 	tip, err := readRef(r.path, rec.Channel)
 	if err != nil {
 		return tip, err
@@ -137,8 +154,11 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []
 		err = r.adoptHead(rec.Channel)
 	}
 	moved := false
+	if err == nil && lock == nil {
+		lock, err = r.holdRef(ctx, rec.Channel)
+	}
 	if err == nil {
-		moved, err = r.casRef(ctx, rec.Channel, tip, h)
+		moved, err = lock.move(tip, h)
 	}
 	if !moved {
 		drop()
