@@ -8,7 +8,6 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -101,10 +100,7 @@ func (c *Call) int(name string) int {
 
 // emit writes v as indented JSON.
 func (c *Call) emit(v any) error {
-	enc := json.NewEncoder(c.Out)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	return human.JSON(c.Out, v)
 }
 
 // Permission is what a verb asks of its caller.

@@ -82,7 +82,10 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 	lim := p.limits(in.Recipe)
 	ws, err := p.Images.Workspace(ctx, images.Spec{
 		Name: fmt.Sprint(in.Build.Number), Arch: p.arch(in.Build.Arch), Channel: in.Build.Channel,
-		Limits: lim, Network: in.Recipe.Ext.Network && p.networkAllowed(),
+		Limits: lim,
+		// No network, whatever the recipe asks for: a build that could fetch
+		// could not be reproduced.
+		Network: false,
 	})
 	if err != nil {
 		return nil, err
@@ -177,10 +180,6 @@ func (p *Pipeline) arch(arch string) string {
 	}
 	return arch
 }
-
-// networkAllowed: the base's instance is where the network is for; a build that
-// could fetch could not be reproduced.
-func (p *Pipeline) networkAllowed() bool { return false }
 
 func lower[T int | int64 | time.Duration](farm, asked T) T {
 	if asked > 0 && (asked < farm || farm == 0) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -58,10 +57,7 @@ its state folder's bases to itself: beside one, build with a folder of your own
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				enc.SetEscapeHTML(false)
-				err = enc.Encode(out)
+				err = human.JSON(cmd.OutOrStdout(), out)
 			} else {
 				err = printOutcome(cmd.OutOrStdout(), out, rec, terminal(cmd.OutOrStdout()).Color)
 			}

@@ -202,14 +202,7 @@ func writeRecordsJSON(w io.Writer, recs []*results.Record) error {
 		}
 		out = append(out, data)
 	}
-	return writeJSON(w, out)
-}
-
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	return human.JSON(w, out)
 }
 
 func statusCell(s quarry.State) any {
@@ -369,7 +362,7 @@ func (d *dbCmd) files(ctx context.Context, r *results.Reader, w io.Writer, args 
 		if err != nil {
 			return err
 		}
-		return writeJSON(w, json.RawMessage(data))
+		return human.JSON(w, json.RawMessage(data))
 	}
 	t := human.Table{Head: []string{"MODE", "OWNER", "SIZE", "CLASS", "PATH"}, Color: terminal(w).Color}
 	for _, f := range files {
@@ -439,7 +432,7 @@ func writeHeads(w io.Writer, recs []*results.Record) error {
 			"artifact": rec.Artifact, "artifact_size": rec.ArtifactSize, "installed_size": rec.InstalledSize, "ended": rec.Ended,
 		})
 	}
-	return writeJSON(w, out)
+	return human.JSON(w, out)
 }
 
 func (d *dbCmd) owners(ctx context.Context, r *results.Reader, w io.Writer, query string) error {
@@ -459,7 +452,7 @@ func (d *dbCmd) owners(ctx context.Context, r *results.Reader, w io.Writer, quer
 		t.Row(o.Package, o.Version, o.Arch, string(o.File.Class), pathText(o.File))
 		out = append(out, owner{o.Package, o.Version, o.Arch, o.File})
 	}
-	return d.finish(w, &t, len(out), bad, query, r.Channel(), func() error { return writeJSON(w, out) })
+	return d.finish(w, &t, len(out), bad, query, r.Channel(), func() error { return human.JSON(w, out) })
 }
 
 // gather collects a walk. Records that cannot be read are kept apart, for the

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -53,9 +52,7 @@ boot. That changes this machine for everybody on it.`,
 				return err
 			}
 			if asJSON {
-				e := json.NewEncoder(out)
-				e.SetIndent("", "  ")
-				if err := e.Encode(all); err != nil {
+				if err := human.JSON(out, all); err != nil {
 					return err
 				}
 			} else {

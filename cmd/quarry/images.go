@@ -99,7 +99,7 @@ func made(out io.Writer, base images.Base, err error, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		return writeJSON(out, base)
+		return human.JSON(out, base)
 	}
 	_, err = fmt.Fprintf(out, "base for %s: %s, %s, from %s\n", base.Arch, base.Digest, human.Size(base.Size), human.Safe(base.Source, false))
 	return err
@@ -121,7 +121,7 @@ func newImagesListCmd(open opener) *cobra.Command {
 					if bases == nil {
 						bases = []images.Base{}
 					}
-					return writeJSON(out, bases)
+					return human.JSON(out, bases)
 				}
 				if len(bases) == 0 {
 					_, err := fmt.Fprintln(out, "no bases yet: quarry images load ARCH FILE, or quarry images bootstrap ARCH, makes one")

@@ -89,7 +89,7 @@ unless the flags say otherwise.`,
 				return err
 			}
 			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), p)
+				return human.JSON(cmd.OutOrStdout(), p)
 			}
 			keys := "1 key"
 			if len(p.Keys) != 1 {
@@ -128,7 +128,7 @@ func newKeyListCmd(dir func() (string, error)) *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {
-				return writeJSON(out, struct {
+				return human.JSON(out, struct {
 					People   []keys.Person  `json:"people"`
 					Problems []keys.Problem `json:"problems"`
 				}{append([]keys.Person{}, people...), append([]keys.Problem{}, problems...)})
@@ -176,7 +176,7 @@ func newKeyRemoveCmd(dir func() (string, error)) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), map[string]string{"removed": args[0]})
+				return human.JSON(cmd.OutOrStdout(), map[string]string{"removed": args[0]})
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is removed: what they built stays, what they start from now on is refused\n", args[0])
 			return nil

@@ -2,6 +2,7 @@
 package human
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -57,6 +58,14 @@ func Ago(t, now time.Time) string {
 		return "just now"
 	}
 	return Duration(d) + " ago"
+}
+
+// JSON writes v as every --json does: indented, and with < and > as they are.
+func JSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 // Colour is a terminal colour.
