@@ -113,6 +113,9 @@ func (f *Farm) status(_ context.Context, c *Call) error {
 	fmt.Fprintf(c.Out, "quarry %s, up %s: %d running of %d at once, %d queued, %d waiting\n", f.Version,
 		human.Duration(now.Sub(f.Started)), st.Counts[quarry.Running]+st.Counts[quarry.Recording], st.Workers,
 		st.Counts[quarry.Queued], st.Counts[quarry.Waiting])
+	if st.Planned.IsZero() {
+		fmt.Fprintln(c.Out, "planning: what is wanted is still being found, so there may be more to build than is shown")
+	}
 	for _, p := range st.Paused {
 		fmt.Fprintln(c.Out, pauseText(p, c.Term.Color))
 	}

@@ -42,7 +42,8 @@ func (s *server) push(dir, name, version string) error {
 
 type statusOut struct {
 	Queue struct {
-		Paused []struct {
+		Planned time.Time
+		Paused  []struct {
 			Reason string
 		}
 	}
@@ -59,12 +60,12 @@ func (s *server) status(t testing.TB) statusOut {
 	return st
 }
 
-// settle waits until nothing is under way.
+// settle waits until all that is wanted was found and nothing is under way.
 func (s *server) settle(t testing.TB, limit time.Duration) statusOut {
 	t.Helper()
 	var st statusOut
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if st = s.status(t); len(st.Live) == 0 {
+		if st = s.status(t); !st.Queue.Planned.IsZero() && len(st.Live) == 0 {
 			return st
 		}
 	}
