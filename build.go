@@ -1,6 +1,7 @@
 package quarry
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -43,6 +44,21 @@ func CheckTime(t time.Time) error {
 		return fmt.Errorf("time of the commit is in the year %d: set the clock, and commit again (git commit --amend --reset-author)", t.UTC().Year())
 	}
 	return nil
+}
+
+// Environment is what one clean system after another is made for: a channel and
+// an arch, each pair with an instance of its own. Arch may be noarch.
+type Environment struct {
+	Channel string `json:"channel"`
+	Arch    string `json:"arch"`
+}
+
+// String is the environment's name, e.g. testing/x86_64.
+func (e Environment) String() string { return e.Channel + "/" + e.Arch }
+
+// Compare orders environments by channel, then by arch.
+func (e Environment) Compare(o Environment) int {
+	return cmp.Or(cmp.Compare(e.Channel, o.Channel), cmp.Compare(e.Arch, o.Arch))
 }
 
 // Target is the place of a record: there is at most one record at each.
@@ -97,6 +113,9 @@ type Build struct {
 	Ended   time.Time `json:"ended,omitzero"`
 	Record  string    `json:"record,omitempty"` // results commit that holds its record
 }
+
+// Environment is where the build runs.
+func (b Build) Environment() Environment { return Environment{b.Channel, b.Arch} }
 
 // Target is where the build's record goes.
 func (b Build) Target() Target { return Target{b.Channel, b.Package, b.Version, b.Arch} }

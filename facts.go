@@ -122,7 +122,8 @@ type Failure struct {
 // HostInfo says where and in what the build ran.
 type HostInfo struct {
 	Builder   string `json:"builder"`   // e.g. farm1
-	Base      string `json:"base"`      // digest of the base image, sha256:...
+	Base      string `json:"base"`      // digest of the base's content, sha256:...
+	Instance  string `json:"instance"`  // digest of the instance's content; the base's where the channel has no setup
 	Emulation string `json:"emulation"` // native, compat or emulated
 	Kernel    string `json:"kernel"`
 	Runtime   string `json:"runtime"` // e.g. runc

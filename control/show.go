@@ -54,8 +54,8 @@ func because(b quarry.Build, color bool) string {
 
 func pauseText(p queue.PauseStatus, color bool) string {
 	where := "paused"
-	if p.Arch != "" {
-		where += " for " + p.Arch
+	if p.Environment != nil {
+		where += " for " + p.Environment.String()
 	}
 	s := human.Paint(where, human.Yellow, color)
 	if p.By != "" {
@@ -104,8 +104,8 @@ func (f *Farm) status(_ context.Context, c *Call) error {
 	live := f.Queue.List(queue.Filter{Live: true})
 	ended := f.Queue.List(queue.Filter{States: ends, Limit: limit})
 	if c.JSON() {
-		if st.Archs == nil {
-			st.Archs = []queue.ArchStatus{} // a list, and never null
+		if st.Envs == nil {
+			st.Envs = []queue.EnvironmentStatus{} // a list, and never null
 		}
 		return c.emit(statusJSON{f.Version, f.Started, st, nonNil(live), nonNil(ended)})
 	}

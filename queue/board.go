@@ -17,22 +17,22 @@ type board struct {
 	mu     sync.RWMutex
 	builds map[int64]*item // items are never changed, only replaced
 	order  []int64         // numbers, rising
-	counts map[archState]int
+	counts map[envState]int
 	status Status // without the counts
 	subs   map[*subscriber]struct{}
 	waits  map[int64][]chan struct{}
 	closed bool
 }
 
-type archState struct {
-	arch  string
+type envState struct {
+	env   quarry.Environment
 	state quarry.State
 }
 
 // Status is the queue at a glance.
 type Status struct {
 	Counts   map[quarry.State]int `json:"counts"`
-	Archs    []ArchStatus         `json:"archs"`
+	Envs     []EnvironmentStatus  `json:"environments"`
 	Workers  int                  `json:"workers"` // builds at once
 	Busy     int                  `json:"busy"`
 	Paused   []PauseStatus        `json:"paused,omitempty"` // why nothing new is started; empty: it is not paused
@@ -42,26 +42,26 @@ type Status struct {
 	BadLines int                  `json:"bad_lines,omitempty"`
 }
 
-// ArchStatus counts the builds of one arch under way.
-type ArchStatus struct {
-	Arch    string `json:"arch"`
+// EnvironmentStatus counts the builds of one environment under way.
+type EnvironmentStatus struct {
+	quarry.Environment
 	Waiting int    `json:"waiting"`
 	Queued  int    `json:"queued"`
 	Running int    `json:"running"` // and recording
 	Paused  string `json:"paused,omitempty"`
 }
 
-// PauseStatus is one reason why the queue, or one arch, starts no builds. They
-// go away by themselves, except that of a person (By).
+// PauseStatus is one reason why the queue, or one environment, starts no
+// builds. They go away by themselves, except that of a person (By).
 type PauseStatus struct {
-	Arch string `json:"arch,omitempty"` // "" for all
+	Environment *quarry.Environment `json:"environment,omitempty"` // nil: all
 	Pause
 }
 
 func newBoard(workers int) *board {
 	return &board{
 		builds: map[int64]*item{},
-		counts: map[archState]int{},
+		counts: map[envState]int{},
 		status: Status{Workers: workers},
 		subs:   map[*subscriber]struct{}{},
 		waits:  map[int64][]chan struct{}{},
@@ -73,7 +73,7 @@ func newBoard(workers int) *board {
 func (b *board) show(number int64, it *item) {
 	old := b.builds[number]
 	if old != nil {
-		k := archState{old.Arch, old.State}
+		k := envState{old.Environment(), old.State}
 		if b.counts[k]--; b.counts[k] == 0 {
 			delete(b.counts, k)
 		}
@@ -85,7 +85,7 @@ func (b *board) show(number int64, it *item) {
 		}
 	} else {
 		b.builds[number] = it
-		b.counts[archState{it.Arch, it.State}]++
+		b.counts[envState{it.Environment(), it.State}]++
 		if old == nil {
 			if n := len(b.order); n == 0 || b.order[n-1] < number {
 				b.order = append(b.order, number)
@@ -113,7 +113,7 @@ func (b *board) view(it *item) quarry.Build {
 	out.Needs = slices.Clone(out.Needs)
 	if out.State == quarry.Queued {
 		for _, p := range b.status.Paused {
-			if p.Arch == "" || p.Arch == out.Arch {
+			if p.Environment == nil || *p.Environment == out.Environment() {
 				why := p.Reason
 				if !strings.HasPrefix(why, "paused ") { // as one without a reason says itself
 					why = "paused: " + why
@@ -193,40 +193,38 @@ func (q *Queue) Status() Status {
 	s.Paused = slices.Clone(s.Paused)
 	s.Problems = slices.Clone(s.Problems)
 	s.Counts = map[quarry.State]int{}
-	archs := map[string]*ArchStatus{}
+	envs := map[quarry.Environment]*EnvironmentStatus{}
 	for k, n := range b.counts {
 		s.Counts[k.state] += n
 		if k.state.Ended() {
 			continue
 		}
-		a := archs[k.arch]
-		if a == nil {
-			a = &ArchStatus{Arch: k.arch}
-			archs[k.arch] = a
+		e := envs[k.env]
+		if e == nil {
+			e = &EnvironmentStatus{Environment: k.env}
+			envs[k.env] = e
 		}
 		switch k.state {
 		case quarry.Waiting:
-			a.Waiting += n
+			e.Waiting += n
 		case quarry.Queued:
-			a.Queued += n
+			e.Queued += n
 		default:
-			a.Running += n
+			e.Running += n
 		}
 	}
 	for _, p := range s.Paused {
-		if a := archs[p.Arch]; a != nil {
-			a.Paused = p.Reason
+		if p.Environment == nil {
+			continue
+		}
+		if e := envs[*p.Environment]; e != nil {
+			e.Paused = p.Reason
 		}
 	}
-	for _, a := range archs {
-		s.Archs = append(s.Archs, *a)
+	for _, e := range envs {
+		s.Envs = append(s.Envs, *e)
 	}
-	slices.SortFunc(s.Archs, func(a, b ArchStatus) int {
-		if a.Arch < b.Arch {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(s.Envs, func(a, b EnvironmentStatus) int { return a.Compare(b.Environment) })
 	return s
 }
 

@@ -29,7 +29,7 @@ type Options struct {
 	// Records opens one consistent view of a channel's records.
 	Records func(ctx context.Context, channel string) (Records, error)
 	// Run makes one attempt at a build. A failed build is an outcome; an error
-	// is the farm's fault: see FarmError and ArchError for its reach. When ctx
+	// is the farm's fault: see FarmError and EnvironmentError for its reach. When ctx
 	// ends it has to stop soon and clean up.
 	Run func(ctx context.Context, b quarry.Build, deps []quarry.DepUsed, onStep func(step string)) (*quarry.Outcome, error)
 	// Record commits an outcome to the results and returns the commit. It must
@@ -43,9 +43,10 @@ type Options struct {
 	// Probe asks whether the farm works again after a farm-wide error. nil:
 	// the next build finds out.
 	Probe func(ctx context.Context) error
-	// ProbeArch asks the same for one arch after an ArchError, e.g. whether
-	// there is a base now. nil: the next build finds out.
-	ProbeArch func(ctx context.Context, arch string) error
+	// ProbeEnvironment asks the same for one environment after an
+	// EnvironmentError, e.g. whether there is a base now. nil: the next build
+	// finds out.
+	ProbeEnvironment func(ctx context.Context, env quarry.Environment) error
 
 	Workers int // builds at once; 0: one for every two CPUs, at least one
 	Tries   int // attempts before a build is errored; 0: 3
@@ -129,14 +130,14 @@ func (e *FarmError) Error() string  { return e.Err.Error() }
 func (e *FarmError) Unwrap() error  { return e.Err }
 func (e *FarmError) FarmWide() bool { return true }
 
-// ArchError wraps an error of Run that all builds of the arch would meet, such
-// as a missing base. It pauses that arch only. Any error with a method
-// ArchWide() bool that returns true does the same.
-type ArchError struct{ Err error }
+// EnvironmentError wraps an error of Run that all builds of the same channel
+// and arch would meet, such as a missing base. It pauses that environment only.
+// Any error with a method EnvironmentWide() bool that returns true does the same.
+type EnvironmentError struct{ Err error }
 
-func (e *ArchError) Error() string  { return e.Err.Error() }
-func (e *ArchError) Unwrap() error  { return e.Err }
-func (e *ArchError) ArchWide() bool { return true }
+func (e *EnvironmentError) Error() string         { return e.Err.Error() }
+func (e *EnvironmentError) Unwrap() error         { return e.Err }
+func (e *EnvironmentError) EnvironmentWide() bool { return true }
 
 func isFarmWide(err error) bool {
 	var wide interface{ FarmWide() bool }
@@ -152,9 +153,9 @@ func isFarmWide(err error) bool {
 	return false
 }
 
-func isArchWide(err error) bool {
-	var wide interface{ ArchWide() bool }
-	return errors.As(err, &wide) && wide.ArchWide()
+func isEnvironmentWide(err error) bool {
+	var wide interface{ EnvironmentWide() bool }
+	return errors.As(err, &wide) && wide.EnvironmentWide()
 }
 
 func isObsolete(err error) bool {

@@ -38,7 +38,7 @@ type owner struct {
 	targets map[quarry.Target]map[int64]*item // all builds known at a target
 	live    map[string]map[int64]*item        // builds under way, by package
 	waiters map[string]map[int64]struct{}     // waiting builds, by package that they may wait for
-	ready   map[string]*numbers               // queued builds, by arch; may hold stale numbers
+	ready   map[quarry.Environment]*numbers   // queued builds; may hold stale numbers
 	lines   map[string]map[Line]*line         // what git has, as last surveyed, by package
 	tickets map[string]int64                  // of the last survey applied, by package
 	ended   []int64                           // ended builds, in the order of their ends
@@ -61,8 +61,8 @@ type owner struct {
 	cancels    map[int64]context.CancelCauseFunc
 	busy       int // worker slots taken
 	recorders  int
-	aides      int    // goroutines of aside
-	lastArch   string // whose turn was last
+	aides      int                // goroutines of aside
+	lastEnv    quarry.Environment // whose turn was last
 
 	planning    bool
 	planWaiters []chan error // for the plan that runs
@@ -103,7 +103,7 @@ func newOwner(q *Queue) *owner {
 		targets:  map[quarry.Target]map[int64]*item{},
 		live:     map[string]map[int64]*item{},
 		waiters:  map[string]map[int64]struct{}{},
-		ready:    map[string]*numbers{},
+		ready:    map[quarry.Environment]*numbers{},
 		lines:    map[string]map[Line]*line{},
 		tickets:  map[string]int64{},
 		pauses:   map[string]*pause{},
@@ -228,7 +228,7 @@ func (o *owner) put(number int64, it *item) (old *item) {
 		}
 	}
 	if it.State == quarry.Queued {
-		o.enqueue(it.Arch, number)
+		o.enqueue(it.Environment(), number)
 	}
 	return old
 }
@@ -346,11 +346,11 @@ func (h *numbers) Pop() any {
 	return n
 }
 
-func (o *owner) enqueue(arch string, number int64) {
-	h := o.ready[arch]
+func (o *owner) enqueue(env quarry.Environment, number int64) {
+	h := o.ready[env]
 	if h == nil {
 		h = &numbers{in: map[int64]struct{}{}}
-		o.ready[arch] = h
+		o.ready[env] = h
 	}
 	if _, ok := h.in[number]; !ok {
 		h.in[number] = struct{}{}
@@ -358,36 +358,36 @@ func (o *owner) enqueue(arch string, number int64) {
 	}
 }
 
-// next is the build to start now, if any: archs take turns, within one the
-// oldest goes first.
+// next is the build to start now, if any: environments take turns, within one
+// the oldest goes first.
 func (o *owner) next(now time.Time) *item {
-	archs := slices.Sorted(maps.Keys(o.ready))
-	at, found := slices.BinarySearch(archs, o.lastArch)
+	envs := slices.SortedFunc(maps.Keys(o.ready), quarry.Environment.Compare)
+	at, found := slices.BinarySearchFunc(envs, o.lastEnv, quarry.Environment.Compare)
 	if found {
 		at++
 	}
-	for i := range archs {
-		arch := archs[(at+i)%len(archs)]
-		if p := o.pauses["arch "+arch]; p != nil && p.on {
+	for i := range envs {
+		env := envs[(at+i)%len(envs)]
+		if p := o.pauses[env.String()]; p != nil && p.on {
 			continue
 		}
-		if it := o.pick(arch, now); it != nil {
-			o.lastArch = arch
+		if it := o.pick(env, now); it != nil {
+			o.lastEnv = env
 			return it
 		}
 	}
 	return nil
 }
 
-func (o *owner) pick(arch string, now time.Time) (picked *item) {
-	h := o.ready[arch]
+func (o *owner) pick(env quarry.Environment, now time.Time) (picked *item) {
+	h := o.ready[env]
 	var aside []int64
 	for picked == nil && h.Len() > 0 {
 		n := heap.Pop(h).(int64)
 		delete(h.in, n)
 		it := o.builds[n]
 		switch {
-		case it == nil || it.State != quarry.Queued || it.Arch != arch:
+		case it == nil || it.State != quarry.Queued || it.Environment() != env:
 		case it.notBefore.After(now), o.targetBusy(it):
 			aside = append(aside, n)
 		default:
@@ -395,10 +395,10 @@ func (o *owner) pick(arch string, now time.Time) (picked *item) {
 		}
 	}
 	for _, n := range aside {
-		o.enqueue(arch, n)
+		o.enqueue(env, n)
 	}
 	if h.Len() == 0 {
-		delete(o.ready, arch)
+		delete(o.ready, env)
 	}
 	return picked
 }

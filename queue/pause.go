@@ -10,29 +10,29 @@ import (
 	"github.com/Morphux/quarry"
 )
 
-// pause is one reason not to start builds. The queue, or one arch, is paused
-// while it has any.
+// pause is one reason not to start builds. The queue, or one
+// environment, is paused while it has any.
 type pause struct {
 	Pause
-	arch    string
-	try     int  // probes that failed since the last build that worked
-	on      bool // false: it is over, but not yet proved to be
+	env     *quarry.Environment // nil: the whole queue
+	try     int                 // probes that failed since the last build that worked
+	on      bool                // false: it is over, but not yet proved to be
 	probing bool
 }
 
 func (o *owner) paused() bool {
 	for _, p := range o.pauses {
-		if p.on && p.arch == "" {
+		if p.on && p.env == nil {
 			return true
 		}
 	}
 	return false
 }
 
-func (o *owner) setPause(key, arch string, why Pause) {
+func (o *owner) setPause(key string, env *quarry.Environment, why Pause) {
 	p := o.pauses[key]
 	if p == nil {
-		p = &pause{arch: arch}
+		p = &pause{env: env}
 		o.pauses[key] = p
 	}
 	since := why.Since
@@ -68,11 +68,11 @@ func (o *owner) pauseEnded(key string) {
 	}
 }
 
-// trouble pauses the queue (or an arch) for an error that all builds would
+// trouble pauses the queue (or an environment) for an error that all builds would
 // meet, until a probe finds it gone. While nothing has been proved, the pauses
 // get longer.
-func (o *owner) trouble(key, arch string, err error) {
-	o.setPause(key, arch, Pause{Reason: oneLine(err)})
+func (o *owner) trouble(key string, env *quarry.Environment, err error) {
+	o.setPause(key, env, Pause{Reason: oneLine(err)})
 	o.scheduleProbe(key)
 }
 
@@ -92,16 +92,16 @@ func (o *owner) scheduleProbe(key string) {
 }
 
 func (o *owner) probe(key string, p *pause) {
-	ctx, arch := o.workCtx, p.arch
+	ctx, env := o.workCtx, p.env
 	o.aside(func() func(*owner) {
-		err := o.q.probe(ctx, arch)
+		err := o.q.probe(ctx, env)
 		return func(o *owner) {
 			if o.pauses[key] != p || o.stopping {
 				return
 			}
 			p.probing = false
 			if err != nil {
-				o.trouble(key, arch, err)
+				o.trouble(key, env, err)
 				return
 			}
 			if p.on {
@@ -113,17 +113,17 @@ func (o *owner) probe(key string, p *pause) {
 	})
 }
 
-func (q *Queue) probe(ctx context.Context, arch string) (err error) {
+func (q *Queue) probe(ctx context.Context, env *quarry.Environment) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("the probe panicked: %v", p)
 		}
 	}()
 	switch {
-	case arch == "" && q.opts.Probe != nil:
+	case env == nil && q.opts.Probe != nil:
 		return q.opts.Probe(ctx)
-	case arch != "" && q.opts.ProbeArch != nil:
-		return q.opts.ProbeArch(ctx, arch)
+	case env != nil && q.opts.ProbeEnvironment != nil:
+		return q.opts.ProbeEnvironment(ctx, *env)
 	}
 	return nil
 }
@@ -131,7 +131,7 @@ func (q *Queue) probe(ctx context.Context, arch string) (err error) {
 // probeNow has every trouble looked at again without waiting.
 func (o *owner) probeNow() {
 	for key, p := range o.pauses {
-		if p.on && (key == "farm" || p.arch != "") {
+		if p.on && (key == "farm" || p.env != nil) {
 			p.try, p.probing = 0, true
 			o.probe(key, p)
 		}
@@ -144,7 +144,7 @@ func (o *owner) probeNow() {
 // journalFailed pauses the queue until the journal can be written. The batch
 // has been undone; what has happened all the same waits in facts.
 func (o *owner) journalFailed(err error) {
-	o.setPause("journal", "", Pause{Reason: oneLine(err)})
+	o.setPause("journal", nil, Pause{Reason: oneLine(err)})
 	if o.journalTry == 0 {
 		o.journalTry = 1
 		o.scheduleJournal()
@@ -163,7 +163,7 @@ func (o *owner) retryJournal(gen int) {
 	}
 	if err := o.journal.append(entry{Last: o.last}); err != nil {
 		o.journalTry++
-		o.setPause("journal", "", Pause{Reason: oneLine(err)})
+		o.setPause("journal", nil, Pause{Reason: oneLine(err)})
 		if !o.stopping {
 			o.scheduleJournal()
 		}
@@ -188,7 +188,7 @@ func (o *owner) setManual(p *Pause) {
 		if o.manual = p; p == nil {
 			o.clearPause("manual")
 		} else {
-			o.setPause("manual", "", *p)
+			o.setPause("manual", nil, *p)
 		}
 	}
 	e := entry{Pause: &Pause{}}
@@ -241,7 +241,7 @@ func (o *owner) refreshStatus() {
 	b.status.Paused, b.status.Problems = nil, nil
 	for _, p := range o.pauses {
 		if p.on {
-			b.status.Paused = append(b.status.Paused, PauseStatus{p.arch, p.Pause})
+			b.status.Paused = append(b.status.Paused, PauseStatus{p.env, p.Pause})
 		}
 	}
 	slices.SortFunc(b.status.Paused, func(a, b PauseStatus) int {

@@ -38,7 +38,7 @@ func (o *owner) run(ctx context.Context) error {
 	defer o.stopHard()
 
 	if o.manual != nil {
-		o.setPause("manual", "", *o.manual)
+		o.setPause("manual", nil, *o.manual)
 	}
 	o.recover()
 	o.replan(nil)
@@ -244,7 +244,7 @@ func (q *Queue) work(ctx context.Context, b quarry.Build) (res result) {
 			}
 			return result{out: out}
 		}
-		q.post(func(o *owner) { o.setPause(key, "", Pause{Reason: err.Error()}) })
+		q.post(func(o *owner) { o.setPause(key, nil, Pause{Reason: err.Error()}) })
 		select {
 		case <-ctx.Done():
 			q.post(func(o *owner) { o.clearPause(key) })
@@ -339,16 +339,17 @@ func (o *owner) finished(number int64, res result) {
 	if res.out != nil {
 		o.pauseEnded("farm")
 		if it := o.builds[number]; it != nil {
-			o.pauseEnded("arch " + it.Arch)
+			o.pauseEnded(it.Environment().String())
 		}
 	}
 	if res.err != nil && !res.stopped {
 		if it := o.builds[number]; it != nil && it.stop == "" {
 			switch {
 			case isFarmWide(res.err):
-				o.trouble("farm", "", res.err)
-			case isArchWide(res.err):
-				o.trouble("arch "+it.Arch, it.Arch, res.err)
+				o.trouble("farm", nil, res.err)
+			case isEnvironmentWide(res.err):
+				env := it.Environment()
+				o.trouble(env.String(), &env, res.err)
 			}
 		}
 	}
@@ -377,7 +378,7 @@ func (o *owner) finished(number int64, res result) {
 			c.State, c.Attempt = quarry.Queued, it.Attempt-1
 			c.Reason = "put back: the daemon was stopped"
 			o.set(&c)
-		case isFarmWide(res.err), isArchWide(res.err):
+		case isFarmWide(res.err), isEnvironmentWide(res.err):
 			c.State, c.Attempt = quarry.Queued, it.Attempt-1
 			c.putBacks++
 			c.Reason = "put back: " + oneLine(res.err)
@@ -531,7 +532,7 @@ func (o *owner) stuckPause() {
 	o.setProblems("recording", problems)
 	if farm || len(o.stuck) >= max(3, o.q.opts.Workers) {
 		for n, err := range o.stuck {
-			o.setPause("record", "", Pause{Reason: fmt.Sprintf("%d results cannot be recorded, such as that of build %d: %s", len(o.stuck), n, oneLine(err))})
+			o.setPause("record", nil, Pause{Reason: fmt.Sprintf("%d results cannot be recorded, such as that of build %d: %s", len(o.stuck), n, oneLine(err))})
 			break
 		}
 	} else {

@@ -162,21 +162,21 @@ func TestFarmTrouble(t *testing.T) {
 	}
 }
 
-// TestArchTrouble: an arch without a base stands still and says so; the other
+// TestEnvironmentTrouble: an arch without a base stands still and says so; the other
 // goes on.
-func TestArchTrouble(t *testing.T) {
+func TestEnvironmentTrouble(t *testing.T) {
 	w := newWorld(t)
 	var down atomic.Bool
 	down.Store(true)
 	w.onRun = func(_ context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
 		if b.Arch == "aarch64" && down.Load() {
-			return nil, &ArchError{errors.New("no base for aarch64: load one with quarry images load")}
+			return nil, &EnvironmentError{errors.New("no base for aarch64: load one with quarry images load")}
 		}
 		return nil, nil
 	}
 	opts := w.options(folder(t))
-	opts.ProbeArch = func(_ context.Context, arch string) error {
-		if arch == "aarch64" && down.Load() {
+	opts.ProbeEnvironment = func(_ context.Context, env quarry.Environment) error {
+		if env.Arch == "aarch64" && down.Load() {
 			return errors.New("no base for aarch64: load one with quarry images load")
 		}
 		return nil
@@ -195,7 +195,7 @@ func TestArchTrouble(t *testing.T) {
 		}
 	}
 	s := q.Status()
-	if len(s.Paused) != 1 || s.Paused[0].Arch != "aarch64" || len(s.Archs) != 1 || !strings.Contains(s.Archs[0].Paused, "no base") {
+	if len(s.Paused) != 1 || s.Paused[0].Environment.String() != "testing/aarch64" || len(s.Envs) != 1 || !strings.Contains(s.Envs[0].Paused, "no base") {
 		t.Errorf("got %+v", s)
 	}
 	if b, _ := q.Get(numbers[4]); b.Reason != "paused: no base for aarch64: load one with quarry images load" {

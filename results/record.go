@@ -153,6 +153,7 @@ type Library struct {
 type Host struct {
 	Builder   string `toml:"builder,omitempty"`
 	Base      string `toml:"base,omitempty"`
+	Instance  string `toml:"instance,omitempty"`
 	Emulation string `toml:"emulation,omitempty"`
 	Kernel    string `toml:"kernel,omitempty"`
 	Runtime   string `toml:"runtime,omitempty"`

@@ -104,7 +104,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	q, err := queue.New(queue.Options{
 		Fs:       afero.NewBasePathFs(afero.NewOsFs(), c.Journal()),
 		Releases: st.releases, Records: st.records, Run: st.run, Record: st.record, LastBuild: st.lastBuild,
-		Probe: st.probe, ProbeArch: st.probeArch,
+		Probe: st.probe, ProbeEnvironment: st.probeEnvironment,
 		Workers: c.Workers(), ReplanEvery: time.Duration(c.Queue.Replan), Log: log,
 	})
 	if err != nil {

@@ -313,7 +313,7 @@ func (f *stages) classify(err error) error {
 	case errors.Is(err, podman.ErrGone):
 		return &queue.FarmError{Err: err}
 	case errors.As(err, new(*images.NoBaseError)), errors.As(err, new(*images.NoEmulationError)):
-		return &queue.ArchError{Err: err}
+		return &queue.EnvironmentError{Err: err}
 	}
 	return err
 }
@@ -345,8 +345,8 @@ func (f *stages) room() error {
 	return nil
 }
 
-func (f *stages) probeArch(ctx context.Context, arch string) error {
-	arch = machine(arch)
+func (f *stages) probeEnvironment(ctx context.Context, env quarry.Environment) error {
+	arch := machine(env.Arch)
 	if _, err := images.Emulation(arch); err != nil {
 		return err
 	}
