@@ -17,73 +17,94 @@ import (
 
 	"github.com/containers/podman/v4/pkg/bindings/containers"
 	"github.com/containers/podman/v4/pkg/bindings/images"
+	"github.com/containers/podman/v4/pkg/domain/entities"
 	"github.com/containers/podman/v4/pkg/specgen"
 
-	quarry "github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/tinyelf"
 )
 
-// NoBaseError says that no base of an arch is loaded.
-type NoBaseError struct{ Arch string }
-
-func (e *NoBaseError) Error() string {
-	return fmt.Sprintf("no base for %s: load one with quarry images load %s FILE, or make one with quarry images bootstrap %s", e.Arch, e.Arch, e.Arch)
+// NoBaseError says that no such base is loaded.
+type NoBaseError struct {
+	Arch string
+	Name string // "" for the arch's default base
 }
 
-// tag is the name of an arch's base. The arch is the tag and not a part of the
-// repository's name, because that takes no capitals.
-func tag(arch string) string { return repository + ":" + arch }
+func (e *NoBaseError) Error() string {
+	ref := BaseRef{e.Arch, e.Name}
+	return fmt.Sprintf("no base for %s: load one with quarry images load %s FILE, or make one with quarry images bootstrap %s", ref, ref, ref)
+}
 
-// base finds the base of an arch, from memory when it can.
-func (s *Store) base(ctx context.Context, arch string) (Base, error) {
+// base finds a base, from memory when it can.
+func (s *Store) base(ctx context.Context, ref string) (Base, error) {
 	s.mu.Lock()
-	b, ok := s.bases[arch]
+	b, ok := s.bases[ref]
 	s.mu.Unlock()
 	if ok {
 		return b, nil
 	}
-	return s.Base(ctx, arch)
+	return s.Base(ctx, ref)
 }
 
-func (s *Store) forget(arch string) {
+func (s *Store) forget(ref string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.bases, arch)
+	delete(s.bases, ref)
 }
 
-// Base returns the base of an arch; when there is none, the error is a
-// *NoBaseError.
-func (s *Store) Base(ctx context.Context, arch string) (Base, error) {
-	if err := quarry.CheckArch(arch); err != nil {
+// Base returns the base that ref names, ARCH or ARCH:NAME (see [ParseBaseRef]);
+// when there is none, the error is a *NoBaseError.
+func (s *Store) Base(ctx context.Context, ref string) (Base, error) {
+	r, err := ParseBaseRef(ref)
+	if err != nil {
 		return Base{}, err
 	}
+	return s.lookUp(ctx, r)
+}
+
+// lookUp asks podman for a base.
+func (s *Store) lookUp(ctx context.Context, ref BaseRef) (Base, error) {
 	call, err := s.conn.Context(ctx)
 	if err != nil {
 		return Base{}, err
 	}
-	img, err := images.GetImage(call, tag(arch), new(images.GetOptions).WithSize(true))
+	img, err := images.GetImage(call, ref.image(), new(images.GetOptions).WithSize(true))
 	if err != nil {
-		s.forget(arch)
+		s.forget(ref.String())
 		if podman.Code(err) == 404 {
-			return Base{}, &NoBaseError{arch}
+			return Base{}, &NoBaseError{ref.Arch, ref.Name}
 		}
-		return Base{}, fmt.Errorf("base for %s cannot be looked up: %w", arch, s.explain(gone(err)))
+		return Base{}, fmt.Errorf("base for %s cannot be looked up: %w", ref, s.explain(gone(err)))
 	}
-	b := Base{Arch: arch, Digest: "sha256:" + strings.TrimPrefix(img.ID, "sha256:"), Size: img.Size, Source: img.Labels[labelSource]}
+	b := Base{Name: ref.Name, Arch: ref.Arch, Image: "sha256:" + strings.TrimPrefix(img.ID, "sha256:"), Size: img.Size, Source: img.Labels[labelSource]}
+	if b.Digest, err = contentDigest(img); err != nil {
+		return Base{}, fmt.Errorf("base for %s: %w", ref, err)
+	}
 	if img.Created != nil {
 		b.Created = img.Created.UTC()
 	}
-	if note, ok := s.note(b.Digest); ok {
+	if note, ok := s.note(b.Image); ok {
 		b.Source, b.Created = note.Source, note.Created
 	}
 	s.mu.Lock()
-	s.bases[arch] = b
+	s.bases[ref.String()] = b
 	s.mu.Unlock()
 	return b, nil
 }
 
-// Bases lists the bases by arch.
+// contentDigest is the digest of what an image holds.
+func contentDigest(img *entities.ImageInspectReport) (string, error) {
+	if img.RootFS == nil {
+		return chainID(nil)
+	}
+	var diffs []string
+	for _, d := range img.RootFS.Layers {
+		diffs = append(diffs, d.String())
+	}
+	return chainID(diffs)
+}
+
+// Bases lists the bases by arch and name.
 func (s *Store) Bases(ctx context.Context) ([]Base, error) {
 	call, err := s.conn.Context(ctx)
 	if err != nil {
@@ -97,12 +118,13 @@ func (s *Store) Bases(ctx context.Context) ([]Base, error) {
 	var bases []Base
 	for _, img := range list {
 		for _, name := range img.RepoTags {
-			arch, ok := strings.CutPrefix(name, repository+":")
-			if !ok || seen[arch] || quarry.CheckArch(arch) != nil {
+			tag, ok := strings.CutPrefix(name, repository+":")
+			ref, fits := parseTag(tag)
+			if !ok || !fits || seen[tag] {
 				continue
 			}
-			seen[arch] = true
-			b, err := s.Base(ctx, arch)
+			seen[tag] = true
+			b, err := s.lookUp(ctx, ref)
 			var none *NoBaseError
 			if errors.As(err, &none) {
 				continue // removed meanwhile
@@ -113,13 +135,19 @@ func (s *Store) Bases(ctx context.Context) ([]Base, error) {
 			bases = append(bases, b)
 		}
 	}
-	slices.SortFunc(bases, func(a, b Base) int { return cmp.Compare(a.Arch, b.Arch) })
+	slices.SortFunc(bases, func(a, b Base) int {
+		return cmp.Or(cmp.Compare(a.Arch, b.Arch), cmp.Compare(a.Name, b.Name))
+	})
 	return bases, nil
 }
 
-// Remove removes the base of an arch. Builds that run keep it until they end.
-func (s *Store) Remove(ctx context.Context, arch string) error {
-	b, err := s.Base(ctx, arch)
+// Remove removes a base. Builds that run keep it until they end.
+func (s *Store) Remove(ctx context.Context, ref string) error {
+	r, err := ParseBaseRef(ref)
+	if err != nil {
+		return err
+	}
+	b, err := s.lookUp(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -127,9 +155,9 @@ func (s *Store) Remove(ctx context.Context, arch string) error {
 	if err != nil {
 		return err
 	}
-	s.forget(arch)
-	if err := images.Untag(call, b.Digest[len("sha256:"):], arch, repository, nil); err != nil {
-		return fmt.Errorf("base for %s cannot be removed: %w", arch, gone(err))
+	s.forget(ref)
+	if err := images.Untag(call, b.Image[len("sha256:"):], r.tag(), repository, nil); err != nil {
+		return fmt.Errorf("base for %s cannot be removed: %w", ref, gone(err))
 	}
 	s.prune(ctx)
 	return nil
@@ -161,9 +189,9 @@ func (s *Store) prune(ctx context.Context) {
 	}
 }
 
-// adopt checks a fresh image and makes it the base of the arch: from then on,
-// and not before, builds use it.
-func (s *Store) adopt(ctx context.Context, arch, id, source string) (_ Base, err error) {
+// adopt checks a fresh image and makes it the base that ref names: from then
+// on, and not before, builds use it.
+func (s *Store) adopt(ctx context.Context, ref BaseRef, id, source string) (_ Base, err error) {
 	call, err := s.conn.Context(ctx)
 	if err != nil {
 		return Base{}, err
@@ -176,18 +204,18 @@ func (s *Store) adopt(ctx context.Context, arch, id, source string) (_ Base, err
 			s.prune(context.WithoutCancel(ctx))
 		}
 	}()
-	if err := s.checkArch(ctx, arch, id); err != nil {
+	if err := s.checkArch(ctx, ref.Arch, id); err != nil {
 		return Base{}, err
 	}
 	if err := s.writeNote("sha256:"+id, note{Source: source, Created: time.Now().UTC().Truncate(time.Second)}); err != nil {
 		return Base{}, err
 	}
-	s.forget(arch)
-	if err := images.Tag(call, id, arch, repository, nil); err != nil {
-		return Base{}, fmt.Errorf("base for %s cannot be named: %w", arch, gone(err))
+	s.forget(ref.String())
+	if err := images.Tag(call, id, ref.tag(), repository, nil); err != nil {
+		return Base{}, fmt.Errorf("base for %s cannot be named: %w", ref, gone(err))
 	}
-	s.forget(arch)
-	b, err := s.Base(ctx, arch)
+	s.forget(ref.String())
+	b, err := s.lookUp(ctx, ref)
 	if err != nil {
 		return Base{}, err
 	}
@@ -294,22 +322,22 @@ type note struct {
 	Created time.Time `json:"created"`
 }
 
-func (s *Store) notePath(digest string) string {
-	return filepath.Join(s.conn.Dir(), "bases", strings.TrimPrefix(digest, "sha256:")+".json")
+func (s *Store) notePath(image string) string {
+	return filepath.Join(s.conn.Dir(), "bases", strings.TrimPrefix(image, "sha256:")+".json")
 }
 
-func (s *Store) note(digest string) (n note, ok bool) {
-	data, err := os.ReadFile(s.notePath(digest))
+func (s *Store) note(image string) (n note, ok bool) {
+	data, err := os.ReadFile(s.notePath(image))
 	if err != nil || json.Unmarshal(data, &n) != nil {
 		return note{}, false
 	}
 	return n, true
 }
 
-func (s *Store) dropNote(digest string) { os.Remove(s.notePath(digest)) }
+func (s *Store) dropNote(image string) { os.Remove(s.notePath(image)) }
 
-func (s *Store) writeNote(digest string, n note) error {
-	path := s.notePath(digest)
+func (s *Store) writeNote(image string, n note) error {
+	path := s.notePath(image)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}

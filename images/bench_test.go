@@ -41,7 +41,7 @@ func podmanRun(b *testing.B, f farm, args ...string) func() error {
 		b.Fatal(err)
 	}
 	args = append([]string{"--target", strconv.Itoa(f.conn.PID()), "--mount", "--pid", "podman", "run", "--rm", "--network=none", "--cgroup-parent=" + f.conn.CgroupParent()}, args...)
-	args = append(args, base.Digest[len("sha256:"):], "true")
+	args = append(args, base.Image[len("sha256:"):], "true")
 	return func() error {
 		cmd := exec.Command("nsenter", args...)
 		for _, e := range bytes.Split(bytes.Trim(env, "\x00"), []byte{0}) {

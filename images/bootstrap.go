@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 
-	quarry "github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/internal/podman/deltree"
 )
 
@@ -88,14 +87,15 @@ func (o BootstrapOptions) args(arch string) ([]string, error) {
 	return args, nil
 }
 
-// Bootstrap makes the base of an arch with mmdebstrap: the stand-in where no
+// Bootstrap makes the base that ref names (ARCH or ARCH:NAME) with mmdebstrap: the stand-in where no
 // tarball of the distribution is at hand. It takes a minute and some hundred
 // megabytes of download, and several minutes for an emulated arch.
-func (s *Store) Bootstrap(ctx context.Context, arch string, o BootstrapOptions, progress func(Progress)) (Base, error) {
-	if err := quarry.CheckArch(arch); err != nil {
+func (s *Store) Bootstrap(ctx context.Context, ref string, o BootstrapOptions, progress func(Progress)) (Base, error) {
+	to, err := ParseBaseRef(ref)
+	if err != nil {
 		return Base{}, err
 	}
-	args, err := o.args(arch)
+	args, err := o.args(to.Arch)
 	if err != nil {
 		return Base{}, err
 	}
@@ -103,7 +103,7 @@ func (s *Store) Bootstrap(ctx context.Context, arch string, o BootstrapOptions, 
 	if err != nil {
 		return Base{}, errors.New("mmdebstrap is not installed: apt-get install mmdebstrap, or load a tarball with quarry images load")
 	}
-	if _, err := Emulation(arch); err != nil {
+	if _, err := Emulation(to.Arch); err != nil {
 		return Base{}, err
 	}
 	progress = oneAtATime(progress)
@@ -138,7 +138,7 @@ func (s *Store) Bootstrap(ctx context.Context, arch string, o BootstrapOptions, 
 	if o.Mirror != "" {
 		source = fmt.Sprintf("mmdebstrap %s %s", args[len(args)-3], o.Mirror)
 	}
-	return s.load(ctx, arch, r, source, 0, "bootstrapping", progress)
+	return s.load(ctx, to, r, source, 0, "bootstrapping", progress)
 }
 
 // oneAtATime serializes the calls of a callback that may be nil.

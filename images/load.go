@@ -22,22 +22,18 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
-
-	quarry "github.com/Morphux/quarry"
 )
 
-// Load makes the base of an arch from a file: a tarball of a root file system,
+// Load makes the base that ref names (ARCH or ARCH:NAME) from a file: a tarball of a root file system,
 // or an image archive as podman save and skopeo write it (oci-archive,
 // docker-archive); each plain or compressed with gzip, bzip2, xz or zstd. What
 // it is shows from its content, not its name. From the moment Load returns new
 // workspaces use the base; when it fails, nothing has changed. progress may be
 // nil; it is called from another goroutine, a few times a second.
-func (s *Store) Load(ctx context.Context, arch, file string, progress func(Progress)) (Base, error) {
-	if err := quarry.CheckArch(arch); err != nil {
+func (s *Store) Load(ctx context.Context, ref, file string, progress func(Progress)) (Base, error) {
+	to, err := ParseBaseRef(ref)
+	if err != nil {
 		return Base{}, err
-	}
-	if arch == quarry.Noarch {
-		return Base{}, errors.New("noarch has no base of its own: its packages build on any other")
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -51,11 +47,11 @@ func (s *Store) Load(ctx context.Context, arch, file string, progress func(Progr
 	if !st.Mode().IsRegular() {
 		return Base{}, fmt.Errorf("base %s is not a regular file: give a tarball or an image archive", file)
 	}
-	return s.load(ctx, arch, f, filepath.Base(file), st.Size(), "reading", progress)
+	return s.load(ctx, to, f, filepath.Base(file), st.Size(), "reading", progress)
 }
 
 // load is Load from a stream; total is its size, 0 when not known.
-func (s *Store) load(ctx context.Context, arch string, r io.Reader, source string, total int64, step string, progress func(Progress)) (Base, error) {
+func (s *Store) load(ctx context.Context, ref BaseRef, r io.Reader, source string, total int64, step string, progress func(Progress)) (Base, error) {
 	if err := s.loading.Acquire(ctx, 1); err != nil {
 		return Base{}, err
 	}
@@ -85,7 +81,7 @@ func (s *Store) load(ctx context.Context, arch string, r io.Reader, source strin
 	body := &once{r: buffered, done: func() { meter.setStep("importing") }}
 	var id string
 	if kind == rootfs {
-		id, err = s.importRootfs(call, arch, source, body)
+		id, err = s.importRootfs(call, ref.Arch, source, body)
 	} else {
 		id, err = s.loadArchive(call, body)
 	}
@@ -96,7 +92,7 @@ func (s *Store) load(ctx context.Context, arch string, r io.Reader, source strin
 		return Base{}, fmt.Errorf("base %s cannot be imported: %w", source, brief(s.explain(gone(err))))
 	}
 	meter.setStep("checking")
-	return s.adopt(ctx, arch, id, source)
+	return s.adopt(ctx, ref, id, source)
 }
 
 func (s *Store) importRootfs(call context.Context, arch, source string, body io.Reader) (string, error) {

@@ -8,15 +8,23 @@ import (
 )
 
 // Base is a clean, installed system for one architecture: an OCI image in
-// podman's storage that never changes. Loading another base for the same
-// architecture makes another Base; builds that run keep theirs.
+// podman's storage that never changes. Loading another base under the same ref
+// makes another Base; builds that run keep theirs.
 type Base struct {
-	Arch    string    `json:"arch"`    // as uname -m prints it, e.g. x86_64
-	Digest  string    `json:"digest"`  // id of the image, sha256:... ; it covers all content
+	Name string `json:"name,omitempty"` // "" for the arch's default base, else e.g. trixie
+	Arch string `json:"arch"`           // as uname -m prints it, e.g. x86_64
+	// Digest covers all content of the system and nothing else: the same
+	// tarball has the same one whenever and wherever it is loaded. It is the
+	// ChainID of the image's layers (OCI image specification), sha256:...
+	Digest  string    `json:"digest"`
+	Image   string    `json:"image"`   // id of the image in podman's storage, sha256:...
 	Created time.Time `json:"created"` // when it was loaded
 	Size    int64     `json:"size"`    // bytes, unpacked
 	Source  string    `json:"source"`  // where it comes from, e.g. morphux-x86_64.tar.xz or mmdebstrap bookworm
 }
+
+// Ref is what the base is called: ARCH or ARCH:NAME.
+func (b Base) Ref() string { return BaseRef{b.Arch, b.Name}.String() }
 
 // Limits bound what one workspace may use. A value of 0 means the store's
 // default, which is never "without limit" (see [DefaultLimits]).

@@ -199,7 +199,7 @@ func (s *Store) makeDir(w *Workspace) (*net.UnixListener, error) {
 // container is the whole of what podman is asked for.
 func (s *Store) container(w *Workspace, want Spec, name string) *specgen.SpecGenerator {
 	l := w.Limits
-	g := specgen.NewSpecGenerator(w.Base.Digest[len("sha256:"):], false)
+	g := specgen.NewSpecGenerator(w.Base.Image[len("sha256:"):], false)
 	g.Name = name
 	g.Labels = map[string]string{labelFarm: s.conn.Farm(), labelBuild: want.Name, labelArch: want.Arch}
 

@@ -49,7 +49,7 @@ func BenchmarkTrivial(b *testing.B) {
 	if err != nil || len(bases) != 1 {
 		b.Fatal(bases, err)
 	}
-	podman := plainPodman(b, f, strings.TrimPrefix(bases[0].Digest, "sha256:"))
+	podman := plainPodman(b, f, strings.TrimPrefix(bases[0].Image, "sha256:"))
 	run := func(b *testing.B) time.Duration {
 		began := time.Now()
 		podman(b, "/bin/sh", "-c", steps)
