@@ -1,8 +1,10 @@
 package quarry
 
 import (
+	"fmt"
 	"path"
 	"slices"
+	"strings"
 )
 
 // Role is what somebody may do.
@@ -49,4 +51,46 @@ func (id Identity) MayRead() bool {
 		return true
 	}
 	return false
+}
+
+// rolePrefix begins a word that stands for everybody of a role.
+const rolePrefix = "role:"
+
+// CheckPeople reports whether s can stand in a list of people: a user's name, or
+// role:ROLE for everybody who has the role.
+func CheckPeople(s string) error {
+	role, ok := strings.CutPrefix(s, rolePrefix)
+	if !ok {
+		return CheckUser(s)
+	}
+	if !slices.Contains([]Role{RoleAdmin, RoleMaintainer, RoleReader, RoleBuilder}, Role(role)) {
+		return fmt.Errorf("role %.40q is none: there are admin, maintainer, reader and builder", role)
+	}
+	return nil
+}
+
+// Among reports whether the identity is in a list of people. Admins are in all,
+// and everybody is in an empty one.
+func (id Identity) Among(people []string) bool {
+	return len(people) == 0 || id.Role == RoleAdmin || slices.Contains(people, id.User) ||
+		slices.Contains(people, rolePrefix+string(id.Role))
+}
+
+// People says a list of people in words, e.g. "alice, bob and admins".
+func People(people []string) string {
+	if len(people) == 0 {
+		return "everybody who may push the package"
+	}
+	var words []string
+	for _, p := range people {
+		if role, ok := strings.CutPrefix(p, rolePrefix); !ok {
+			words = append(words, p)
+		} else if role != string(RoleAdmin) {
+			words = append(words, role+"s")
+		}
+	}
+	if len(words) == 0 {
+		return "admins"
+	}
+	return strings.Join(words, ", ") + " and admins"
 }

@@ -38,9 +38,14 @@ type Config struct {
 	Queue    Queue               `toml:"queue"`
 	Logs     Logs                `toml:"logs"`
 	Git      Git                 `toml:"git"`
+	Pool     Pool                `toml:"pool"`
+	Monitor  Monitor             `toml:"monitor"`
+	Cache    Cache               `toml:"cache"`
 	Channels map[string]*Channel `toml:"channel"`
 
-	path string
+	path string // of the file, for errors
+	dir  string // what relative paths in it are relative to
+	text []byte // of the file, to find lines in
 }
 
 // SSH is the door for maintainers.
@@ -97,9 +102,22 @@ type Git struct {
 	Group   string   `toml:"group"`    // whose hooks may reach this farm, e.g. git; blank: the daemon's own user only
 }
 
-// Channel is a line of releases that MPM can follow.
-type Channel struct {
-	Archs []string `toml:"archs"`
+// Pool bounds the clean workspaces that are kept ready.
+type Pool struct {
+	Max       int      `toml:"max"`        // at one time; 0: one more than workers; -1: none is kept
+	Idle      Duration `toml:"idle"`       // without a build of its channel and arch, before it is let go
+	MinMemory Size     `toml:"min_memory"` // bytes of the machine's that stay available, else workspaces are let go
+	MinDisk   Size     `toml:"min_disk"`   // bytes that the state folder has free, else workspaces are let go
+}
+
+// Monitor says how running builds are looked at.
+type Monitor struct {
+	Every Duration `toml:"every"` // between two samples
+}
+
+// Cache bounds what is kept to save time.
+type Cache struct {
+	Layers Size `toml:"layers"` // bytes of unpacked dependencies
 }
 
 // Size is a number of bytes, written as 512, "64 MiB" or "2G".
@@ -168,6 +186,9 @@ func Default() *Config {
 		Queue:    Queue{Replan: Duration(5 * time.Minute), MinFree: 512 << 20},
 		Logs:     Logs{Keep: Duration(90 * 24 * time.Hour), Max: 10 << 30},
 		Git:      Git{MaxPush: 2 << 30},
+		Pool:     Pool{Idle: Duration(time.Hour), MinMemory: 512 << 20, MinDisk: 2 << 30},
+		Monitor:  Monitor{Every: Duration(3 * time.Second)},
+		Cache:    Cache{Layers: 20 << 30},
 		Channels: nil,
 	}
 }
@@ -197,7 +218,7 @@ func Load(path string) (*Config, error) {
 // Parse reads a configuration; name is used in errors.
 func Parse(data []byte, name string) (*Config, error) {
 	c := Default()
-	c.path = name
+	c.path, c.text = name, data
 	dec := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields()
 	if err := dec.Decode(c); err != nil {
 		var strict *toml.StrictMissingError
@@ -232,7 +253,9 @@ func mend(err error) string {
 		return s
 	}
 	want := map[string]string{"string": `text in quotes`, "int": "a number", "int64": "a number", "uint64": "a number",
-		"[]string": `a list such as ["x86_64"]`, "config.Channel": "a table such as [channel.testing]"}[m[2]]
+		"[]string": `a list such as ["x86_64"]`, "config.Channel": "a table such as [channel.testing]",
+		"config.Setup": "a table such as [channel.testing.setup]", "map[string]string": `a table such as { "/etc/apt/sources.list" = "testing.list" }`,
+		"bool": "true or false"}[m[2]]
 	if want == "" {
 		return s
 	}
@@ -246,18 +269,8 @@ func (c *Config) check() error {
 	if c.Channels == nil {
 		c.Channels = map[string]*Channel{c.DefaultChannel: {}}
 	}
-	for name, ch := range c.Channels {
-		if err := quarry.CheckChannel(name); err != nil {
-			return bad("%w", err)
-		}
-		if len(ch.Archs) == 0 {
-			ch.Archs = []string{HostArch()}
-		}
-		for _, a := range ch.Archs {
-			if err := quarry.CheckArch(a); err != nil {
-				return bad("channel %s: %w", name, err)
-			}
-		}
+	if err := c.checkChannels(); err != nil {
+		return err
 	}
 	if _, port, err := net.SplitHostPort(c.SSH.Listen); err != nil || port == "" {
 		return bad("ssh.listen %q is no address: write it as \"127.0.0.1:2222\", or \":2222\" for all interfaces", c.SSH.Listen)
@@ -279,6 +292,12 @@ func (c *Config) check() error {
 		return bad("limits.disk, limits.log or limits.open_files leaves a build no room: raise it")
 	case c.Limits.Step <= 0, c.Limits.Silence <= 0, c.Queue.Replan <= 0:
 		return bad("limits.step, limits.silence and queue.replan must be more than 0")
+	case c.Pool.Max < -1:
+		return bad("pool.max is %d: use 0 for one more than build.workers, -1 for none, or a number of workspaces", c.Pool.Max)
+	case c.Pool.Idle <= 0:
+		return bad("pool.idle must be more than 0: to keep no workspaces ready, set pool.max to -1")
+	case c.Monitor.Every < Duration(100*time.Millisecond), c.Monitor.Every > Duration(time.Hour):
+		return bad("monitor.every is the time between two samples of a build: use \"100ms\" to \"1h\"")
 	case c.Podman.URI != "" && !strings.HasPrefix(c.Podman.URI, "unix://"):
 		return bad("podman.uri %q is not of the form unix:///path/to/podman.sock", c.Podman.URI)
 	case c.Podman.IDBase < 1:
@@ -291,6 +310,7 @@ func (c *Config) finish(dir string) error {
 	if c.path == "" {
 		c.path = "configuration"
 	}
+	c.dir = dir
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -317,6 +337,17 @@ func (c *Config) Workers() int {
 	return runtime.NumCPU()
 }
 
+// Warm is the number of clean workspaces to keep ready at most.
+func (c *Config) Warm() int {
+	switch {
+	case c.Pool.Max < 0:
+		return 0
+	case c.Pool.Max == 0:
+		return c.Workers() + 1
+	}
+	return c.Pool.Max
+}
+
 // Jobs is the make -j of one build: the cores shared among the workers, and
 // never less than one.
 func (c *Config) Jobs() int {
@@ -332,6 +363,7 @@ func (c *Config) Keys() string      { return filepath.Join(c.State, "keys") }   
 func (c *Config) Repos() string     { return filepath.Join(c.State, "repos") }       // package repositories
 func (c *Config) Results() string   { return filepath.Join(c.State, "results.git") } // the database
 func (c *Config) Artifacts() string { return filepath.Join(c.State, "artifacts") }
+func (c *Config) Output() string    { return filepath.Join(c.State, "output") } // finished artifacts by channel and name
 func (c *Config) LogDir() string    { return filepath.Join(c.State, "logs") }
 func (c *Config) Journal() string   { return filepath.Join(c.State, "queue") }
 func (c *Config) Spool() string     { return filepath.Join(c.State, "spool") } // pushes handed over while no daemon ran
