@@ -2,6 +2,7 @@ package images
 
 import (
 	"fmt"
+	"io/fs"
 	"net"
 	"sync"
 	"time"
@@ -25,6 +26,57 @@ type Base struct {
 
 // Ref is what the base is called: ARCH or ARCH:NAME.
 func (b Base) Ref() string { return BaseRef{b.Arch, b.Name}.String() }
+
+// Channel is a line of releases, as far as its bases and their setup go.
+type Channel struct {
+	Name  string
+	Archs []string // that it is built for
+	Base  string   // name of the bases that it stands on; "" for the archs' default ones
+	Setup Setup
+}
+
+// Setup says how a channel brings its base up to date. One without files and
+// commands changes nothing: the instance is the base.
+type Setup struct {
+	Files []SetupFile // copied in first, in this order
+	// Update are lines for /bin/sh -c, run one after the other as the
+	// container's root, with network. The first that fails ends the update.
+	Update []string
+	// MaxAge is how old an instance may be before it is made again; 0: a day.
+	MaxAge time.Duration
+	// Timeout bounds the making of an instance; 0: half an hour.
+	Timeout time.Duration
+	// LocalMirror lets the commands reach this machine's own 127.0.0.1, as
+	// 10.0.2.2. Without it they reach only what is elsewhere.
+	LocalMirror bool
+}
+
+// SetupFile is a file that a setup copies in.
+type SetupFile struct {
+	Path string      // inside, absolute, e.g. /etc/apt/sources.list
+	Mode fs.FileMode // permission bits; 0 stands for 0644
+	Data []byte
+}
+
+// Instance is a base brought up to date for a channel. Like a base it never
+// changes: an update makes another one, from the base again.
+type Instance struct {
+	Channel string `json:"channel"`
+	Arch    string `json:"arch"`
+	Base    Base   `json:"base"`
+	Digest  string `json:"digest"` // of all content, as a base's; "" while there is none
+	Image   string `json:"image"`  // id in podman's storage, sha256:...
+	Setup   string `json:"setup"`  // digest of the setup that made it
+	// Made is when its content was made. Checked is when an update last ended
+	// well, which may have found nothing to change.
+	Made    time.Time `json:"made"`
+	Checked time.Time `json:"checked"`
+	Size    int64     `json:"size"` // bytes, unpacked, its base included
+	// Trouble tells why the last update failed, in one line, and TroubleAt when;
+	// until one ends well this instance stays in use.
+	Trouble   string    `json:"trouble,omitempty"`
+	TroubleAt time.Time `json:"trouble_at,omitzero"`
+}
 
 // Limits bound what one workspace may use. A value of 0 means the store's
 // default, which is never "without limit" (see [DefaultLimits]).
