@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -69,10 +68,6 @@ const (
 	minAge         = Duration(time.Minute)
 )
 
-// baseName is the grammar of what follows the colon in x86_64:trixie; it becomes
-// a part of an image's name.
-var baseName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,30}[a-z0-9])?$`)
-
 // checkChannels looks at the channels and fills in what they leave out.
 func (c *Config) checkChannels() error {
 	for _, name := range slices.Sorted(maps.Keys(c.Channels)) {
@@ -98,8 +93,8 @@ func (c *Config) checkChannels() error {
 				return bad(fmt.Errorf("%s is named twice: leave one out", a), "archs")
 			}
 		}
-		if ch.Base != "" && !baseName.MatchString(ch.Base) {
-			return bad(fmt.Errorf("%q names no base: use lower-case letters, digits and . _ -, as in images load x86_64:trixie FILE", ch.Base), "base")
+		if ch.Base != "" && quarry.CheckChannel(ch.Base) != nil { // the names of bases have the same grammar
+			return bad(fmt.Errorf("%.40q names no base: use lower-case ASCII letters, digits and -, as in images load x86_64:trixie FILE", ch.Base), "base")
 		}
 		for _, l := range []struct {
 			key  string

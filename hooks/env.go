@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os/user"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -26,7 +25,7 @@ type Env struct {
 	Repo     string          // absolute path of the bare repository
 	Identity quarry.Identity // who pushes
 	From     string          // the variable that says so, or "unix"
-	Channels []string        // channels there are; nil: not known here
+	Channels []Channel       // that there are; nil: see the spool (PreReceive does)
 	Options  []string        // what git push -o gave
 	SSH      string          // how people reach this Quarry by SSH; "" when they do not
 	AliveFD  int             // descriptor that ends when the client is gone; 0: none
@@ -68,8 +67,8 @@ func NewEnv(environ []string, dir string, s Settings) (Env, error) {
 	if err := quarry.CheckName(e.Package); err != nil {
 		return Env{}, fmt.Errorf("repository %s is no package's: %w (quarry hook install --package NAME says which it is)", repo, err)
 	}
-	if env["QUARRY_CHANNELS"] != "" {
-		e.Channels = strings.Fields(env["QUARRY_CHANNELS"])
+	for word := range strings.FieldsSeq(env["QUARRY_CHANNELS"]) {
+		e.Channels = append(e.Channels, parseChannel(word))
 	}
 	n, _ := strconv.Atoi(env["GIT_PUSH_OPTION_COUNT"])
 	for i := range min(n, 100) {
@@ -184,8 +183,12 @@ func (e Env) readOptions() (o options, warnings []string, err error) {
 			if err := quarry.CheckChannel(value); err != nil {
 				return o, warnings, fmt.Errorf("push option channel: %w", err)
 			}
-			if e.Channels != nil && !slices.Contains(e.Channels, value) {
-				return o, warnings, fmt.Errorf("push option channel: there is no channel %s: there is %s", value, strings.Join(e.Channels, ", "))
+			if e.Channels != nil && e.find(value) == nil {
+				var names []string
+				for _, c := range e.Channels {
+					names = append(names, c.Name)
+				}
+				return o, warnings, fmt.Errorf("push option channel: there is no channel %s: there is %s", value, strings.Join(names, ", "))
 			}
 			o.channel = value
 		default:

@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -128,6 +129,11 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 		return 1
 	}
 	bad, good := 0, 0
+	standard, err := env.learn()
+	if err != nil {
+		say("%v", err)
+		return 1
+	}
 	opts, warnings, err := env.readOptions()
 	for _, w := range warnings {
 		say("warning: %s", w)
@@ -139,6 +145,7 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 	objs := newObjects(ctx, env)
 	defer objs.close()
 	var releases []Ref
+	asked := false
 	for _, line := range lines {
 		ref, err := parseRef(env.Package, line)
 		if err != nil {
@@ -149,6 +156,13 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 		if ref.Deleted() || !ref.Release() {
 			good++
 			continue
+		}
+		if !asked { // once, before anything costs time
+			asked = true
+			if err := env.mayRelease(cmp.Or(opts.channel, standard)); err != nil {
+				say("%v", err)
+				return 1
+			}
 		}
 		problems, warnings, err := env.check(objs, ref)
 		for _, w := range warnings {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -174,13 +173,12 @@ func (se *session) hookEnv(id quarry.Identity, pkg string) []string {
 	env := append(hooks.Environ(id, pkg), "GIT_COMMITTER_NAME="+name, "GIT_COMMITTER_EMAIL="+email, "QUARRY_SSH="+se.ssh())
 	for _, kv := range [][2]string{
 		{"QUARRY_SOCKET", o.Hooks.Socket}, {"QUARRY_SPOOL", o.Hooks.Spool}, {"QUARRY_CHANNEL", o.Hooks.Channel},
-		{"QUARRY_CHANNELS", strings.Join(o.Channels, " ")},
 	} {
 		if kv[1] != "" {
 			env = append(env, kv[0]+"="+kv[1])
 		}
 	}
-	return env
+	return append(env, hooks.ChannelsEnv(o.Channels))
 }
 
 // runGit runs git and carries its input and output.

@@ -54,11 +54,11 @@ type Options struct {
 	Keys     Keys
 	Repos    Repos
 	Verbs    Verbs
-	Hooks    hooks.Options // put into each repository before a push; Package is set for each
-	Channels []string      // channels that a push may name; nil: any
-	Home     string        // folder for git's configuration and HOME; made
-	MaxPush  int64         // bytes in one push; 0: no limit
-	Host     string        // name by which people reach the server; "": the address that they came to
+	Hooks    hooks.Options   // put into each repository before a push; Package is set for each
+	Channels []hooks.Channel // that a push may name; nil: any
+	Home     string          // folder for git's configuration and HOME; made
+	MaxPush  int64           // bytes in one push; 0: no limit
+	Host     string          // name by which people reach the server; "": the address that they came to
 	Limits   Limits
 	Log      *slog.Logger
 }

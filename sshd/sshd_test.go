@@ -544,3 +544,31 @@ func TestReadOnly(t *testing.T) {
 		t.Errorf("was\n%s\nis\n%s", before, after)
 	}
 }
+
+// Who may push to a channel holds over SSH, and nobody gets past it by what the
+// client sends along.
+func TestChannelPermission(t *testing.T) {
+	f := newFarm(t, func(o *Options) {
+		o.Channels = []hooks.Channel{{Name: "stable", Push: []string{"carol"}}, {Name: "testing"}}
+		o.Hooks.Channel = "testing"
+	})
+	alice, carol := f.person("alice", quarry.RoleMaintainer), f.person("carol", quarry.RoleMaintainer)
+	dir := testpkg.Init(t, "hello")
+	f.daemon.OnPush(func(hooks.Push) ([]quarry.Build, error) { return nil, nil })
+	cmd := f.gitCmd(alice, dir, "push", "-o", "channel=stable", f.url("hello"), "HEAD:hello-1.0")
+	for i, kv := range cmd.Env {
+		if strings.HasPrefix(kv, "GIT_SSH_COMMAND=") {
+			cmd.Env[i] = kv + " -o SetEnv=QUARRY_CHANNELS=stable"
+		}
+	}
+	text, err := cmd.CombinedOutput()
+	out := string(text)
+	if err == nil || !strings.Contains(out, "remote: quarry: alice may not push to stable: carol and admins may") {
+		t.Errorf("alice pushes to stable: %v\n%s", err, out)
+	}
+	for key, channel := range map[string]string{alice: "testing", carol: "stable"} {
+		if out, err := f.git(key, dir, "push", "-f", "-o", "channel="+channel, f.url("hello"), "HEAD:hello-1.0"); err != nil {
+			t.Errorf("%s: %v\n%s", channel, err, out)
+		}
+	}
+}

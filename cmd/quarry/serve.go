@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -57,6 +59,9 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	}
 	defer unlock()
 	began := time.Now()
+	if err := hooks.Share(c.Spool(), c.DefaultChannel, channels(c)); err != nil {
+		return err
+	}
 
 	// What only reads and writes files comes first: it fails at once or not at all.
 	socket, err := control.Listen(c.Socket(), c.Git.Group)
@@ -256,10 +261,11 @@ func prune(ctx context.Context, logs *livelog.Store, log *slog.Logger) {
 	}
 }
 
-func channels(c *config.Config) []string {
-	var names []string
-	for n := range c.Channels {
-		names = append(names, n)
+// channels are those that may be pushed to, by name.
+func channels(c *config.Config) []hooks.Channel {
+	var list []hooks.Channel
+	for _, name := range slices.Sorted(maps.Keys(c.Channels)) {
+		list = append(list, hooks.Channel{Name: name, Push: c.Channels[name].Push})
 	}
-	return names
+	return list
 }
