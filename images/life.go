@@ -4,109 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/containers/podman/v4/pkg/bindings/containers"
 	"golang.org/x/sys/unix"
 
+	"github.com/Morphux/quarry/internal/cgroup"
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/deltree"
 )
-
-// cgroupPaths are the folders of a workspace's control groups; empty where
-// there is none.
-type cgroupPaths struct {
-	v2                bool
-	memory, pids, cpu string
-}
-
-func readCgroup(c podman.Cgroups, pid int) cgroupPaths {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil {
-		return cgroupPaths{}
-	}
-	p := cgroupPaths{v2: c.Mode == podman.CgroupV2, memory: c.Dir(data, "memory"), pids: c.Dir(data, "pids"), cpu: c.Dir(data, "cpuacct")}
-	return p
-}
-
-// read takes what the cgroup tells at this moment.
-func (p cgroupPaths) read() Usage {
-	var u Usage
-	if p.v2 {
-		u.PeakMemory = number(p.memory, "memory.peak") // Linux 5.19 and later
-		u.Anonymous = field(p.memory, "memory.stat", "anon")
-		u.OOMKills = field(p.memory, "memory.events", "oom_kill")
-		u.PidsHits = field(p.pids, "pids.events", "max")
-		u.CPU = time.Duration(field(p.cpu, "cpu.stat", "usage_usec")) * time.Microsecond
-		return u
-	}
-	u.PeakMemory = number(p.memory, "memory.max_usage_in_bytes")
-	u.Anonymous = field(p.memory, "memory.stat", "total_rss")
-	u.OOMKills = field(p.memory, "memory.oom_control", "oom_kill")
-	u.PidsHits = field(p.pids, "pids.events", "max")
-	u.CPU = time.Duration(number(p.cpu, "cpuacct.usage"))
-	return u
-}
-
-func number(dir, file string) int64 {
-	if dir == "" {
-		return 0
-	}
-	data, err := os.ReadFile(filepath.Join(dir, file))
-	if err != nil {
-		return 0
-	}
-	n, _ := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
-	return n
-}
-
-func field(dir, file, key string) int64 {
-	if dir == "" {
-		return 0
-	}
-	data, err := os.ReadFile(filepath.Join(dir, file))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), key+" "); ok {
-			n, _ := strconv.ParseInt(v, 10, 64)
-			return n
-		}
-	}
-	return 0
-}
-
-// Usage tells what the workspace has used until now. After its end it tells
-// what was seen last. An error means that this machine cannot tell at all.
-func (w *Workspace) Usage() (Usage, error) {
-	if w.store.limited != nil {
-		return Usage{}, fmt.Errorf("use of resources is not known: %w", w.store.limited)
-	}
-	return w.sample(), nil
-}
-
-// sample reads the counters and keeps the highest value of each: after the
-// container's end its cgroup is gone, and they read as 0.
-func (w *Workspace) sample() Usage {
-	now := w.cgroup.read()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	u := &w.usage
-	u.PeakMemory = max(u.PeakMemory, now.PeakMemory)
-	u.Anonymous = max(u.Anonymous, now.Anonymous)
-	u.CPU = max(u.CPU, now.CPU)
-	u.OOMKills = max(u.OOMKills, now.OOMKills)
-	u.PidsHits = max(u.PidsHits, now.PidsHits)
-	if u.PeakMemory == 0 {
-		u.PeakMemory = u.Anonymous // a kernel without memory.peak
-	}
-	return *u
-}
 
 // How often the watcher looks.
 const (
@@ -165,6 +71,7 @@ func (w *Workspace) measure() error {
 		total += more
 	}
 	w.mu.Lock()
+	w.disk = cgroup.Of(total)
 	w.usage.Disk = max(w.usage.Disk, total)
 	w.mu.Unlock()
 	return err
@@ -231,8 +138,9 @@ func pollExit(fd int, timeout time.Duration) bool {
 // podman is gone (errors.Is podman.ErrGone): then the workspace is lost and the
 // farm is at fault.
 func (w *Workspace) Died(ctx context.Context) (Death, error) {
-	u := w.sample() // before podman removes the cgroup
+	w.sample() // before podman removes the cgroup
 	w.mu.Lock()
+	u := w.usage
 	over, killed := w.over, w.killed
 	w.mu.Unlock()
 	d := Death{Dead: true, ExitCode: 137, Killed: true}

@@ -73,6 +73,9 @@ type Store struct {
 	limits  Limits
 	limited error // why resources cannot be limited here, nil when they can
 
+	countOnce sync.Once // makes counted
+	counted   bool      // the kernel counts the io of version 1's groups
+
 	loading *semaphore.Weighted // one base at a time: each takes its size twice on disk
 	removal *semaphore.Weighted
 	pending sync.WaitGroup // background removals

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/Morphux/quarry/internal/cgroup"
 )
 
 // Base is a clean, installed system for one architecture: an OCI image in
@@ -119,7 +121,7 @@ type Workspace struct {
 
 	store     *Store
 	container string // name; empty before podman was asked for one
-	cgroup    cgroupPaths
+	cgroup    cgroup.Group
 	gen       int64 // of the service
 	pid       int   // of the first process as this process sees it; -1 when not known
 	stop      func()
@@ -131,7 +133,8 @@ type Workspace struct {
 	over   string     // set by the watcher: why the disk limit killed it
 	killed bool       // by Kill or Close
 	closed bool
-	usage  Usage // highest values read until now; they stay after the cgroup is gone
+	usage  Usage        // highest values read until now; they stay after the cgroup is gone
+	disk   cgroup.Count // bytes, as last measured
 }
 
 // Timing says where the time of making a workspace went.
@@ -171,10 +174,13 @@ func (d Death) String() string {
 type Usage struct {
 	PeakMemory int64         // bytes, file cache included: the kernel's own high-water mark
 	Anonymous  int64         // bytes without file cache; the highest of samples taken every second
-	CPU        time.Duration // of all processes
+	User, Sys  time.Duration // CPU time of all processes
 	OOMKills   int64         // processes killed for want of memory
 	PidsHits   int64         // forks refused by the limit on processes
-	Disk       int64         // bytes, as the watcher last saw it
+	Read       int64         // bytes that came from disks
+	Written    int64         // bytes that went to disks
+	PeakProcs  int64         // processes and threads at one time, without the guest's own
+	Disk       int64         // bytes in the writable layer and the workspace's folder, the most that was measured
 }
 
 // Progress tells how far a long piece of work is.

@@ -334,6 +334,7 @@ func (w *Workspace) identify(conn *net.UnixConn) {
 	w.pid, w.initFD = int(cred.Pid), fd
 	if w.store.limited == nil {
 		w.cgroup = readCgroup(w.store.cgroups, w.pid)
+		w.store.count(&w.cgroup)
 	}
 }
 

@@ -119,6 +119,23 @@ func (c Cgroups) Dir(procCgroup []byte, controller string) string {
 	return ""
 }
 
+// Unified returns the folder of a process's group in the version 2 tree, given
+// the text of its /proc/PID/cgroup. In a hybrid setup that tree has no
+// controllers. It is empty when there is none.
+func (c Cgroups) Unified(procCgroup []byte) string {
+	for line := range strings.Lines(string(procCgroup)) {
+		rel, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::")
+		if !ok || c.V2 == "" {
+			continue
+		}
+		if root := c.roots[""]; root != "/" && root != "" {
+			rel = strings.TrimPrefix(rel, root)
+		}
+		return filepath.Join(c.V2, rel)
+	}
+	return ""
+}
+
 // Points are the mount points of all trees, each once.
 func (c Cgroups) Points() []string {
 	points := slices.Clone(c.points)
