@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -182,6 +183,44 @@ func TestLifeOfABuild(t *testing.T) {
 	out, errOut, code = call(t, table, admin, Terminal{}, "rebuild", "zlib-1.3-p1")
 	if code != ExitOK || !strings.Contains(out, "build 2") {
 		t.Errorf("rebuild: exit %d: %q %q", code, out, errOut)
+	}
+}
+
+// TestFollowSaysWhy: who follows a build that comes to stand still is told why.
+func TestFollowSaysWhy(t *testing.T) {
+	lost := make(chan struct{})
+	table := Verbs(testFarm(t, func(ctx context.Context, b quarry.Build, log io.Writer) (*quarry.Outcome, error) {
+		fmt.Fprintln(log, "begun")
+		select {
+		case <-lost:
+			return nil, &queue.EnvironmentError{Err: errors.New("no base for x86_64")}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}))
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+	defer stop()
+	pr, pw := io.Pipe()
+	ended := make(chan int, 1)
+	go func() {
+		ended <- table.Run(ctx, admin, []string{"log", "-f", "1"}, pw, io.Discard, Terminal{})
+		pw.Close()
+	}()
+	begun, told := false, ""
+	for lines := bufio.NewScanner(pr); told == "" && lines.Scan(); {
+		switch line := lines.Text(); {
+		case line == "begun" && !begun:
+			begun = true
+			close(lost)
+		case begun && strings.Contains(line, "no base for x86_64"):
+			told = line
+		}
+	}
+	go io.Copy(io.Discard, pr)
+	stop()
+	<-ended
+	if !strings.Contains(told, "build 1: zlib 1.3-p1 x86_64 queued") {
+		t.Errorf("was told %q", told)
 	}
 }
 

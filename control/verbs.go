@@ -193,9 +193,16 @@ func (f *Farm) follow(ctx context.Context, c *Call, n int64) error {
 	if err != nil {
 		return notFound(err)
 	}
-	if b.State == quarry.Waiting || b.State == quarry.Queued {
-		fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
+	// Who watches a build that stands still is told why, and when that changes.
+	said := ""
+	standing := func(b quarry.Build) {
+		line := Verdict(b, c.Term.Color)
+		if (b.State == quarry.Waiting || b.State == quarry.Queued) && line != said {
+			fmt.Fprintln(c.Out, line)
+			said = line
+		}
 	}
+	standing(b)
 	sub, stop := context.WithCancel(ctx)
 	defer stop()
 	changes := f.Queue.Subscribe(sub)
@@ -222,6 +229,7 @@ func (f *Farm) follow(ctx context.Context, c *Call, n int64) error {
 			fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
 			return verdict(b)
 		}
+		standing(b)
 		// The attempt is over or has not begun: wait for the next change.
 		select {
 		case _, ok := <-changes:
