@@ -194,14 +194,21 @@ func Default() *Config {
 }
 
 // Load reads the file at path; a blank path means quarry.toml in the working
-// directory if there is one, else the defaults.
+// directory if there is one, else the defaults. The older form of a
+// configuration, a folder, is taken too, and looked for at [SeedDir] when there
+// is no quarry.toml.
 func Load(path string) (*Config, error) {
 	explicit := path != ""
 	if !explicit {
 		path = "quarry.toml"
 	}
+	if explicit && IsSeed(path) {
+		return LoadSeed(path)
+	}
 	data, err := os.ReadFile(path)
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && !explicit && IsSeed(filepath.Join(SeedDir, seedFile)):
+		return LoadSeed(SeedDir)
 	case errors.Is(err, fs.ErrNotExist) && !explicit:
 		c := Default()
 		return c, c.finish("")
