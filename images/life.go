@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"syscall"
 	"time"
 
 	"github.com/containers/podman/v4/pkg/bindings/containers"
@@ -75,6 +77,38 @@ func (w *Workspace) measure() error {
 	w.usage.Disk = max(w.usage.Disk, total)
 	w.mu.Unlock()
 	return err
+}
+
+// alive reports whether the guest is there: the service, whose death is also
+// its own, its process, and its connection.
+func (w *Workspace) alive() bool {
+	if w.store.conn.Lost(w.gen) {
+		return false
+	}
+	w.fdMu.Lock()
+	dead := w.initFD < 0 || pollExit(w.initFD, 0)
+	w.fdMu.Unlock()
+	return !dead && connected(w.Conn)
+}
+
+// connected reports whether the other end of a socket is open.
+func connected(conn net.Conn) bool {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	open := false
+	err = raw.Control(func(fd uintptr) {
+		// A guest may have said something already, which is the runner's to hear.
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		open = n > 0 || errors.Is(err, unix.EAGAIN)
+	})
+	return open && err == nil
 }
 
 // Kill ends every process in the workspace at once. What it wrote stays until
@@ -247,9 +281,10 @@ func (w *Workspace) Close(ctx context.Context) error {
 	}
 	w.fdMu.Unlock()
 
-	s.pending.Add(1)
+	s.pool.closed(w)
+	s.pending.add()
 	go func() {
-		defer s.pending.Done()
+		defer s.pending.done()
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		if s.removal.Acquire(ctx, 1) == nil {
@@ -267,7 +302,7 @@ func (w *Workspace) Close(ctx context.Context) error {
 // left to the next Sweep.
 func (w *Workspace) discard(ctx context.Context) {
 	s := w.store
-	if w.container != "" {
+	if w.asked {
 		if err := s.removeContainer(ctx, w.container, w.Upper); err != nil {
 			s.log.Error("a workspace's container stays until the next start", "workspace", w.Name, "error", err)
 		}

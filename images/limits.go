@@ -1,9 +1,13 @@
 package images
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -100,6 +104,96 @@ func (l Limits) check() error {
 		return fmt.Errorf("limits of %d open files and %d processes per user are too little for a workspace: give 64 and %d at least", l.NoFile, l.NProc, leastPids)
 	}
 	return nil
+}
+
+// wide are the limits of a workspace that waits for its build. What a process
+// can only lower is as high as it can be.
+func (s *Store) wide() Limits {
+	l := s.limits.fit()
+	l.NoFile = podman.HardLimit(unix.RLIMIT_NOFILE)
+	l.NProc = podman.HardLimit(unix.RLIMIT_NPROC)
+	l.FileSize = math.MaxInt64
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_FSIZE, &r) == nil && r.Max < math.MaxInt64 {
+		l.FileSize = int64(r.Max)
+	}
+	return l
+}
+
+// grant changes the limits of a workspace in which only the guest runs. All but
+// that on /dev/shm can be changed.
+func (w *Workspace) grant(l Limits) error {
+	if w.store.limited == nil {
+		if err := w.grantGroups(l); err != nil {
+			return err
+		}
+	}
+	for _, r := range []struct {
+		name     string
+		resource int
+		n        uint64
+	}{
+		{"open files", unix.RLIMIT_NOFILE, l.NoFile},
+		{"processes per user", unix.RLIMIT_NPROC, l.NProc},
+		{"size of a file", unix.RLIMIT_FSIZE, uint64(l.FileSize)},
+	} {
+		// Whether the number is still the guest's is seen afterwards: its end does
+		// not go unnoticed (see alive).
+		if err := unix.Prlimit(w.pid, r.resource, &unix.Rlimit{Cur: r.n, Max: r.n}, nil); err != nil {
+			return fmt.Errorf("limit on %s cannot be set to %d: %w", r.name, r.n, err)
+		}
+	}
+	w.Limits = l
+	return nil
+}
+
+// grantGroups changes the limits that control groups keep, as the runtime would
+// have set them.
+func (w *Workspace) grantGroups(l Limits) error {
+	const period = 100000 // microseconds; the kernel's own default
+	was, cg := w.Limits, w.store.cgroups
+	proc, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", w.pid))
+	if err != nil {
+		return fmt.Errorf("control groups of its guest cannot be read: %w", err)
+	}
+	put := func(controller, file string, value any) error {
+		dir := cg.Dir(proc, controller)
+		if dir == "" {
+			return fmt.Errorf("there is no %s control group", controller)
+		}
+		err := os.WriteFile(filepath.Join(dir, file), fmt.Append(nil, value), 0)
+		if err != nil {
+			return fmt.Errorf("limit cannot be set to %v: %w", value, err)
+		}
+		return nil
+	}
+	quota := int64(l.CPUs * period)
+	var errs []error
+	add := func(changed bool, controller, file string, value any) {
+		if changed {
+			errs = append(errs, put(controller, file, value))
+		}
+	}
+	if cg.Mode == podman.CgroupV2 {
+		add(l.Memory != was.Memory, "memory", "memory.max", l.Memory)
+		add(l.Pids != was.Pids, "pids", "pids.max", l.Pids)
+		add(l.CPUs != was.CPUs, "cpu", "cpu.max", fmt.Sprintf("%d %d", quota, period))
+		return errors.Join(errs...)
+	}
+	// Memory with swap is never less than memory, not even in between.
+	files := []string{"memory.limit_in_bytes"}
+	if swapLimited(cg) {
+		files = append(files, "memory.memsw.limit_in_bytes")
+	}
+	if l.Memory > was.Memory {
+		slices.Reverse(files)
+	}
+	for _, file := range files {
+		add(l.Memory != was.Memory, "memory", file, l.Memory)
+	}
+	add(l.Pids != was.Pids, "pids", "pids.max", l.Pids)
+	add(l.CPUs != was.CPUs, "cpu", "cpu.cfs_quota_us", quota)
+	return errors.Join(errs...)
 }
 
 // swapLimited reports whether the kernel can count swap; asking it to when it

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,7 +23,7 @@ import (
 // Labels on everything that podman keeps for a farm.
 const (
 	labelFarm   = "quarry.farm"   // on containers: whose they are
-	labelBuild  = "quarry.build"  // on containers: Spec.Name
+	labelFor    = "quarry.for"    // on workspaces: CHANNEL/ARCH; for which build is not known when one is made
 	labelArch   = "quarry.arch"   // on bases and containers
 	labelSource = "quarry.source" // on bases
 	repository  = "localhost/quarry/base"
@@ -60,7 +61,11 @@ type Options struct {
 	// StartTimeout bounds the time from asking for a workspace until its guest
 	// has connected. 0: one minute.
 	StartTimeout time.Duration
-	Log          *slog.Logger
+	// Channels are those that builds are made for. A workspace can be had for
+	// another one too: it has no setup, and none is ever kept ready for it.
+	Channels []Channel
+	Pool     PoolOptions
+	Log      *slog.Logger
 }
 
 // Store keeps bases and makes workspaces. Its methods may be used from several
@@ -78,7 +83,10 @@ type Store struct {
 
 	loading *semaphore.Weighted // one base at a time: each takes its size twice on disk
 	removal *semaphore.Weighted
-	pending sync.WaitGroup // background removals
+	pending tally // background removals
+
+	channels map[string]Channel
+	pool     *pool
 
 	mu    sync.Mutex // guards the following
 	bases map[string]Base
@@ -91,10 +99,16 @@ func New(conn *podman.Conn, opts Options) (*Store, error) {
 	s := &Store{
 		conn: conn, opts: opts, log: opts.Log,
 		bases: map[string]Base{}, open: map[*Workspace]bool{},
-		loading: semaphore.NewWeighted(1), removal: semaphore.NewWeighted(2),
+		loading: semaphore.NewWeighted(1), removal: semaphore.NewWeighted(2), channels: map[string]Channel{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	for _, c := range opts.Channels {
+		if err := c.check(); err != nil {
+			return nil, err
+		}
+		s.channels[c.Name] = c
 	}
 	var err error
 	if s.opts.WorkDir, err = filepath.Abs(opts.WorkDir); err != nil {
@@ -130,8 +144,13 @@ func New(conn *podman.Conn, opts Options) (*Store, error) {
 	if err := s.mapping(); err != nil {
 		return nil, err
 	}
+	s.pool = newPool(s, opts.Pool)
+	s.pool.recall()
 	return s, nil
 }
+
+// configured reports whether a channel is one of the configuration's.
+func (s *Store) configured(channel string) bool { _, ok := s.channels[channel]; return ok }
 
 // mapping decides which ids of the host a workspace's are.
 func (s *Store) mapping() error {
@@ -200,13 +219,13 @@ func (s *Store) Sweep(ctx context.Context) error {
 	dirs := map[string]bool{}
 	s.mu.Lock()
 	for w := range s.open {
-		mine[w.ContainerID] = true
+		mine[w.container] = true
 		dirs[filepath.Base(w.Dir)] = true
 	}
 	s.mu.Unlock()
 	var errs []error
 	for _, c := range found {
-		if mine[c.ID] {
+		if slices.ContainsFunc(c.Names, func(name string) bool { return mine[name] }) {
 			continue
 		}
 		if err := s.removeContainer(ctx, c.ID, ""); err != nil {
@@ -277,33 +296,72 @@ func (s *Store) removeContainer(ctx context.Context, id, upper string) error {
 
 // Drain waits until everything that closed workspaces left is removed.
 func (s *Store) Drain(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		s.pending.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		s.sweepCgroups()
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("closed workspaces are still being removed: %w", ctx.Err())
+	if err := s.pending.wait(ctx); err != nil {
+		return fmt.Errorf("closed workspaces are still being removed: %w", err)
+	}
+	s.sweepCgroups()
+	return nil
+}
+
+// Close closes the workspaces that are still open, those that are ready
+// included, all at once, and waits for their removal.
+func (s *Store) Close(ctx context.Context) error {
+	s.pool.shut()
+	s.mu.Lock()
+	errs := make(chan error, len(s.open))
+	n := len(s.open)
+	for w := range s.open {
+		go func() { errs <- w.Close(ctx) }()
+	}
+	s.mu.Unlock()
+	var all []error
+	for range n {
+		all = append(all, <-errs)
+	}
+	return errors.Join(append(all, s.Drain(ctx))...)
+}
+
+// tally counts work in the background, for those who wait until there is none.
+// Unlike a sync.WaitGroup it may be added to while they wait.
+type tally struct {
+	mu   sync.Mutex
+	n    int
+	none chan struct{} // closed when n comes to 0; nil while nobody waits
+}
+
+func (t *tally) add() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.n++
+}
+
+func (t *tally) done() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n--; t.n == 0 && t.none != nil {
+		close(t.none)
+		t.none = nil
 	}
 }
 
-// Close closes the workspaces that are still open and waits for their removal.
-func (s *Store) Close(ctx context.Context) error {
-	s.mu.Lock()
-	var open []*Workspace
-	for w := range s.open {
-		open = append(open, w)
+// wait returns when there is none at some moment.
+func (t *tally) wait(ctx context.Context) error {
+	t.mu.Lock()
+	if t.n == 0 {
+		t.mu.Unlock()
+		return nil
 	}
-	s.mu.Unlock()
-	var errs []error
-	for _, w := range open {
-		errs = append(errs, w.Close(ctx))
+	if t.none == nil {
+		t.none = make(chan struct{})
 	}
-	return errors.Join(append(errs, s.Drain(ctx))...)
+	none := t.none
+	t.mu.Unlock()
+	select {
+	case <-none:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Limited tells why memory, processes and CPU cannot be limited on this

@@ -102,13 +102,16 @@ type Spec struct {
 	Network bool // false: not even a route
 }
 
-// Workspace is a throw-away layer over a base in which one build runs: a
+// Workspace is a throw-away layer over an instance in which one build runs: a
 // started container whose first process is the guest, already connected.
 // Whoever asked for it owns it and must Close it.
 type Workspace struct {
 	Name        string // as in Spec
 	Arch        string
+	Channel     string
 	Base        Base
+	Instance    Instance
+	Warm        bool     // it was ready before it was asked for
 	Emulation   string   // native, compat or emulated
 	Dir         string   // host folder seen as /quarry inside
 	UID, GID    int      // host ids of the container's root
@@ -120,10 +123,12 @@ type Workspace struct {
 	Made        Timing // where the time of making it went
 
 	store     *Store
-	container string // name; empty before podman was asked for one
+	container string // its name
+	asked     bool   // podman was asked for the container
 	cgroup    cgroup.Group
 	gen       int64 // of the service
 	pid       int   // of the first process as this process sees it; -1 when not known
+	counted   bool  // by the pool, as one that a build has
 	stop      func()
 
 	fdMu   sync.Mutex // guards the following
@@ -142,9 +147,13 @@ type Timing struct {
 	Create    time.Duration // container created in podman's storage, its layer mounted
 	Start     time.Duration // first process running
 	Handshake time.Duration // until the guest connected
+
+	// Take is the time from asking for the workspace until it was there. For a
+	// warm one the others were spent before anybody asked.
+	Take time.Duration
 }
 
-// Total is all of it.
+// Total is the time of making it, whenever that was.
 func (t Timing) Total() time.Duration { return t.Create + t.Start + t.Handshake }
 
 // Death says why a workspace's first process is gone. The zero value means

@@ -38,9 +38,10 @@ var capabilities = []string{
 	"KILL", // the guest ends those other users' processes between steps
 }
 
-// Workspace makes a clean workspace from the arch's base and returns it with
-// its guest connected. Errors are the farm's fault, except that a *NoBaseError
-// says that somebody must load a base first.
+// Workspace returns a clean workspace with its guest connected: one of those
+// that are kept ready for the channel and arch, else one that is made now from
+// their instance. Errors are the farm's fault, except that a *NoBaseError says
+// that somebody must load a base first.
 func (s *Store) Workspace(ctx context.Context, want Spec) (*Workspace, error) {
 	for try := 0; ; try++ {
 		w, err := s.workspace(ctx, want)
@@ -53,15 +54,13 @@ func (s *Store) Workspace(ctx context.Context, want Spec) (*Workspace, error) {
 	}
 }
 
-func (s *Store) workspace(ctx context.Context, want Spec) (_ *Workspace, err error) {
+func (s *Store) workspace(ctx context.Context, want Spec) (*Workspace, error) {
+	began := time.Now()
 	if err := quarry.CheckUser(want.Name); err != nil {
 		return nil, fmt.Errorf("workspace: %w", err)
 	}
 	if err := quarry.CheckArch(want.Arch); err != nil {
 		return nil, fmt.Errorf("workspace: %w", err)
-	}
-	if s.opts.Guest == "" {
-		return nil, errors.New("workspaces need a guest program: set Options.Guest")
 	}
 	limits := want.Limits.or(s.limits)
 	if s.limited != nil && limits.NProc == 0 {
@@ -75,20 +74,63 @@ func (s *Store) workspace(ctx context.Context, want Spec) (_ *Workspace, err err
 	if err != nil {
 		return nil, err
 	}
-	base, err := s.base(ctx, want.Arch)
+	base, inst, err := s.ground(ctx, want.Channel, want.Arch)
 	if err != nil {
 		return nil, err
 	}
-	began := time.Now()
-	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.StartTimeout,
-		fmt.Errorf("workspace %s was not ready after %v: see quarry doctor", want.Name, s.opts.StartTimeout))
-	defer cancel()
+	var w *Workspace
+	// What cannot be changed in a container that runs.
+	if !want.Network && limits.Shm == s.wide().Shm {
+		w = s.pool.take(ctx, env{want.Channel, want.Arch}, inst, want.Name, limits)
+	}
+	if w == nil {
+		w = s.blank(env{want.Channel, want.Arch}, base, inst, emulation)
+		w.Name, w.Limits = want.Name, limits
+		if err := s.create(ctx, w, want.Network); err != nil {
+			return nil, err
+		}
+	}
+	w.Made.Take = time.Since(began)
+	s.pool.opened(w)
+	w.watch()
+	return w, nil
+}
 
-	w := &Workspace{
-		Name: want.Name, Arch: want.Arch, Base: base, Emulation: emulation, Limits: limits,
+// ground finds what a workspace is made from: the instance of its channel and
+// arch, which is the base where the channel has no setup.
+func (s *Store) ground(ctx context.Context, channel, arch string) (Base, Instance, error) {
+	c := s.channels[channel]
+	base, err := s.base(ctx, BaseRef{arch, c.Base}.String())
+	if err != nil {
+		return Base{}, Instance{}, err
+	}
+	return base, Instance{Channel: channel, Arch: arch, Base: base, Digest: base.Digest, Image: base.Image, Size: base.Size}, nil
+}
+
+// blank is a workspace of which nothing is made yet.
+func (s *Store) blank(e env, base Base, inst Instance, emulation string) *Workspace {
+	return &Workspace{
+		Arch: e.arch, Channel: e.channel, Base: base, Instance: inst, Emulation: emulation,
 		UID: s.opts.UIDBase, GID: s.opts.UIDBase, Runtime: s.conn.Runtime(),
 		store: s, gen: s.conn.Generation(), pid: -1, initFD: -1, stop: func() {},
 	}
+}
+
+// create makes the container of a blank workspace that has its name and limits,
+// starts it and waits for its guest. Nothing is left of it when it fails.
+func (s *Store) create(ctx context.Context, w *Workspace, network bool) (err error) {
+	if s.opts.Guest == "" {
+		return errors.New("workspaces need a guest program: set Options.Guest")
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, s.opts.StartTimeout,
+		fmt.Errorf("workspace %s was not ready after %v: see quarry doctor", w.Name, s.opts.StartTimeout))
+	defer cancel()
+
+	// Which build it is for may not be known yet.
+	id := random()
+	w.Dir = filepath.Join(s.opts.WorkDir, id)
+	w.container = "quarry-" + s.conn.Farm() + "-" + id
 	defer func() {
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil && ctx.Err() == context.DeadlineExceeded {
@@ -101,33 +143,31 @@ func (s *Store) workspace(ctx context.Context, want Spec) (_ *Workspace, err err
 	s.open[w] = true
 	s.mu.Unlock()
 
-	id := want.Name + "-" + random()
-	w.Dir = filepath.Join(s.opts.WorkDir, id)
 	listener, err := s.makeDir(w)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer listener.Close()
 
 	call, err := s.conn.Context(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// A create that is broken off may still leave a container of this name.
-	w.container = "quarry-" + s.conn.Farm() + "-" + id
-	made, err := containers.CreateWithSpec(call, s.container(w, want, w.container), nil)
+	w.asked = true
+	made, err := containers.CreateWithSpec(call, s.container(w, network), nil)
 	if err != nil {
 		if podman.Code(err) == 404 {
-			s.forget(want.Arch) // somebody removed the base behind our back
+			s.forget(w.Base.Ref()) // somebody removed the base behind our back
 		}
-		return nil, fmt.Errorf("workspace %s cannot be made: %w", want.Name, s.blame(w.gen, err))
+		return fmt.Errorf("workspace %s cannot be made: %w", w.Name, s.blame(w.gen, err))
 	}
 	w.ContainerID = made.ID
 	w.Made.Create = time.Since(began)
 
 	mark := time.Now()
 	if err := containers.Start(call, made.ID, nil); err != nil {
-		return nil, fmt.Errorf("workspace %s cannot be started: %w", want.Name, s.blame(w.gen, err))
+		return fmt.Errorf("workspace %s cannot be started: %w", w.Name, s.blame(w.gen, err))
 	}
 	w.Made.Start = time.Since(mark)
 
@@ -139,14 +179,13 @@ func (s *Store) workspace(ctx context.Context, want Spec) (_ *Workspace, err err
 		err = ierr
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	w.Made.Handshake = time.Since(mark)
 	if s.conn.Lost(w.gen) {
-		return nil, fmt.Errorf("workspace %s: %w", want.Name, podman.ErrGone)
+		return fmt.Errorf("workspace %s: %w", w.Name, podman.ErrGone)
 	}
-	w.watch()
-	return w, nil
+	return nil
 }
 
 // blame finds out whether a refusal is due to the service dying: while it is
@@ -165,7 +204,7 @@ func (s *Store) blame(gen int64, err error) error {
 }
 
 func random() string {
-	b := make([]byte, 4)
+	b := make([]byte, 6)
 	rand.Read(b)
 	return hex.EncodeToString(b)
 }
@@ -197,11 +236,11 @@ func (s *Store) makeDir(w *Workspace) (*net.UnixListener, error) {
 }
 
 // container is the whole of what podman is asked for.
-func (s *Store) container(w *Workspace, want Spec, name string) *specgen.SpecGenerator {
+func (s *Store) container(w *Workspace, network bool) *specgen.SpecGenerator {
 	l := w.Limits
-	g := specgen.NewSpecGenerator(w.Base.Image[len("sha256:"):], false)
-	g.Name = name
-	g.Labels = map[string]string{labelFarm: s.conn.Farm(), labelBuild: want.Name, labelArch: want.Arch}
+	g := specgen.NewSpecGenerator(w.Instance.Image[len("sha256:"):], false)
+	g.Name = w.container
+	g.Labels = map[string]string{labelFarm: s.conn.Farm(), labelFor: env{w.Channel, w.Arch}.String(), labelArch: w.Arch}
 
 	// Whatever the image says of itself does not count.
 	g.Entrypoint = []string{GuestPath}
@@ -221,7 +260,7 @@ func (s *Store) container(w *Workspace, want Spec, name string) *specgen.SpecGen
 	// Nothing of the host shows.
 	g.Hostname = "quarry"
 	g.UseImageHosts = true
-	g.UseImageResolvConf = !want.Network
+	g.UseImageResolvConf = !network
 	g.HTTPProxy = false
 	g.Mounts = []spec.Mount{
 		{Destination: HomePath, Type: "bind", Source: w.Dir, Options: []string{"bind", "rw", "nosuid", "nodev", "private"}},
@@ -236,7 +275,7 @@ func (s *Store) container(w *Workspace, want Spec, name string) *specgen.SpecGen
 		*ns = specgen.Namespace{NSMode: specgen.Private}
 	}
 	g.NetNS = specgen.Namespace{NSMode: specgen.NoNetwork}
-	if want.Network {
+	if network {
 		// Not a bridge: that would need the host's forwarding and firewall.
 		g.NetNS = specgen.Namespace{NSMode: specgen.Slirp}
 		g.PortMappings = []types.PortMapping{}
