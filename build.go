@@ -28,9 +28,31 @@ type Release struct {
 	Time     time.Time `json:"time"`   // the commit's committer time; becomes SOURCE_DATE_EPOCH
 	Pushed   time.Time `json:"pushed,omitzero"`
 	Packager Packager  `json:"packager"`
-	Repo     string    `json:"repo"`            // path of the bare repository, e.g. var/repos/zlib.git
-	Archs    []string  `json:"archs"`           // what to build it for; already limited to the channel's
-	Needs    []string  `json:"needs,omitempty"` // needed dependencies as the recipe writes them, e.g. zlib-1.3.1
+	Repo     string    `json:"repo"`               // path of the bare repository, e.g. var/repos/zlib.git
+	Archs    []string  `json:"archs"`              // what to build it for; already limited to the channel's
+	Needs    []string  `json:"needs,omitempty"`    // needed dependencies as the recipe writes them, e.g. zlib-1.3.1
+	Provides []string  `json:"provides,omitempty"` // virtual packages, as name or name-version
+	// Traits is what the recipe says of one arch, by arch; where it says nothing
+	// there is no entry.
+	Traits map[string]Traits `json:"traits,omitempty"`
+}
+
+// Traits is what a recipe says of building for one arch.
+type Traits struct {
+	Broken      string   `json:"broken,omitempty"`       // why it does not build; "" when it does
+	Restricted  string   `json:"restricted,omitempty"`   // why the farm must not build it
+	NoCross     bool     `json:"nocross,omitempty"`      // only a machine of the arch itself can build it
+	Bootstrap   bool     `json:"bootstrap,omitempty"`    // can be built before what it needs: cycles are cut at it
+	Needs       []string `json:"needs,omitempty"`        // needed on this arch beside Release.Needs
+	HostNeeds   []string `json:"host_needs,omitempty"`   // needed while it is built, for the machine that builds
+	TargetNeeds []string `json:"target_needs,omitempty"` // needed while it is built, for the arch that it is built for
+	Memory      int64    `json:"memory,omitempty"`       // bytes that the build asks for
+}
+
+// IsZero reports whether nothing is said.
+func (t Traits) IsZero() bool {
+	return t.Broken == "" && t.Restricted == "" && !t.NoCross && !t.Bootstrap && t.Memory == 0 &&
+		len(t.Needs)+len(t.HostNeeds)+len(t.TargetNeeds) == 0
 }
 
 // maxTime is the end of the times that commits may have, the year 2242, in

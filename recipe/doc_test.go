@@ -50,6 +50,8 @@ func TestDocumentation(t *testing.T) {
 		"| `archs` | list of strings | 1 | %s entries |":                     MaxArchs,
 		"| `processes` | number | 1 | %s |":                                  MaxProcesses,
 		"| `jobs` | number | 1 | %s |":                                       MaxJobs,
+		"| `when` | list of objects | | %s entries |":                        MaxClauses,
+		"| `provides` | list of strings | | %s entries |":                    MaxDeps,
 		"| `description` | string | one line for people, at most %s bytes |": MaxDescription,
 	} {
 		if row = fmt.Sprintf(row, thousands(limit)); !strings.Contains(page, row) {

@@ -30,7 +30,9 @@ var timedSteps = []string{
 
 func (rd *reader) extension(n *node) {
 	e := &rd.r.Ext
-	rd.fields(n,
+	rd.fields(n, append(rd.conditions(&e.Conditions),
+		field{"provides", rd.provides},
+		field{"when", rd.when},
 		field{"archs", rd.archs},
 		field{"noarch", rd.flag(&e.Noarch)},
 		field{"network", rd.flag(&e.Network)},
@@ -42,7 +44,7 @@ func (rd *reader) extension(n *node) {
 		field{"processes", rd.count(&e.Processes, MaxProcesses)},
 		field{"jobs", rd.count(&e.Jobs, MaxJobs)},
 		field{"timeouts", rd.timeouts},
-	)
+	)...)
 	if e.Noarch && len(e.Archs) > 0 {
 		rd.fail(n, `gives both noarch and archs: keep one of them`)
 	}

@@ -124,6 +124,10 @@ type Extension struct {
 	Silence      time.Duration // without any output
 	Steps        map[string]time.Duration
 	TestsMayFail bool // a failing test step is a warning, not a failure
+
+	Provides []string // virtual packages that it stands for, as name or name-version
+	Conditions
+	When []Clause // what holds for some archs only, see [Recipe.Traits]
 }
 
 // Archs is what the recipe is to be built for on a channel with these archs:

@@ -312,15 +312,33 @@ func (rd *reader) needs(to *[]string) func(*node) {
 
 // selfNeed refuses a package that would wait for itself for ever.
 func (rd *reader) selfNeed(root *node) {
-	deps := root.get("dependencies")
-	if deps == nil || rd.r.Package == "" {
+	if rd.r.Package == "" {
 		return
 	}
-	for _, s := range rd.r.Info.Needed {
-		// err: what does not fit is not in the list.
-		if d, _ := SplitDependency(s); d.Name == rd.r.Package || s == rd.r.Package || s == quarry.Branch(rd.r.Package, rd.r.Version) {
-			rd.fail(deps, "needs %s, which is the package itself: remove it", s)
+	check := func(n *node, lists ...[]string) {
+		for _, s := range slices.Concat(lists...) {
+			// err: what does not fit is not in the list.
+			if d, _ := SplitDependency(s); d.Name == rd.r.Package || s == rd.r.Package || s == quarry.Branch(rd.r.Package, rd.r.Version) {
+				rd.fail(n, "needs %s, which is the package itself: remove it", s)
+			}
 		}
+	}
+	if deps := root.get("dependencies"); deps != nil {
+		check(deps, rd.r.Info.Needed)
+	}
+	ext := root.get("quarry")
+	if ext == nil {
+		return
+	}
+	all := func(c Conditions) [][]string { return [][]string{c.Needed, c.Build, c.Host, c.Target} }
+	check(ext, all(rd.r.Ext.Conditions)...)
+	for _, c := range rd.r.Ext.When {
+		if c.Cross != nil && *c.Cross {
+			// Cross building a package with itself is how many are: with the one
+			// of the machine that builds.
+			c.Host = nil
+		}
+		check(ext, all(c.Conditions)...)
 	}
 }
 
