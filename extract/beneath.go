@@ -141,6 +141,15 @@ type rootfs struct {
 	refuse func(real string) error
 	// mkdir makes the folders that a link points to and that do not exist.
 	mkdir bool
+	// saw, where it is set, is told of everything on the way that is no folder:
+	// links, other files, and names that are not there.
+	saw func(real string)
+}
+
+func (r *rootfs) note(real string) {
+	if r.saw != nil {
+		r.saw(real)
+	}
 }
 
 // place is where a path really lies.
@@ -202,6 +211,9 @@ func (r *rootfs) lookup(name string) (_ place, err error) {
 		}
 		at := stack[len(stack)-1].fd
 		fd, err := openat(at, part, unix.O_PATH, 0)
+		if err != nil {
+			r.note(real(part))
+		}
 		if err == unix.ENOENT && r.mkdir && !isOwn {
 			if err = unix.Mkdirat(at, part, 0o755); err == nil {
 				fd, err = openat(at, part, unix.O_PATH, 0)
@@ -214,6 +226,9 @@ func (r *rootfs) lookup(name string) (_ place, err error) {
 		if err != nil {
 			unix.Close(fd)
 			return place{}, &os.PathError{Op: "stat", Path: "/" + real(part), Err: err}
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			r.note(real(part))
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 			stack = append(stack, step{fd, part})

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,7 +37,27 @@ import (
 // On an error the root is left as far as it got: it is a workspace to be
 // thrown away.
 func Install(r io.Reader, root string) ([]string, error) {
-	dec, err := newDecoder(1)
+	return install(r, root, DefaultLimits, 1, nil)
+}
+
+// InstallSeen is Install for a root over which what the artifact brings comes to
+// lie as a layer. It returns what it met on its way that is no folder: the
+// real paths of links and files that it left, and of names that led nowhere. Over
+// a root with further layers of the kind, the artifact makes the same
+// layer if they have nothing at these paths, and at those of the layer
+// nothing of another kind.
+//
+// Limits of zero are DefaultLimits; threads is how many unpack, one at least.
+func InstallSeen(r io.Reader, root string, limits Limits, threads int) (seen []string, err error) {
+	met := map[string]bool{}
+	if _, err := install(r, root, limits.or(DefaultLimits), max(threads, 1), func(real string) { met["/"+real] = true }); err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(met)), nil
+}
+
+func install(r io.Reader, root string, limits Limits, threads int, saw func(string)) ([]string, error) {
+	dec, err := newDecoder(threads)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +65,7 @@ func Install(r io.Reader, root string) ([]string, error) {
 	if err := dec.Reset(r); err != nil {
 		return nil, fmt.Errorf("cannot read the artifact: %w", err)
 	}
-	return installTar(dec, root, DefaultLimits)
+	return installSeen(dec, root, limits, saw)
 }
 
 // maxTime is the latest time that an entry may have, in the year 2242:
@@ -91,13 +113,17 @@ type madeDir struct {
 }
 
 func installTar(r io.Reader, root string, limits Limits) ([]string, error) {
+	return installSeen(r, root, limits, nil)
+}
+
+func installSeen(r io.Reader, root string, limits Limits, saw func(string)) ([]string, error) {
 	fd, err := openRoot(root)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
 	in := &installer{
-		rootfs: rootfs{root: fd, mkdir: true}, limits: limits, chown: os.Geteuid() == 0,
+		rootfs: rootfs{root: fd, mkdir: true, saw: saw}, limits: limits, chown: os.Geteuid() == 0,
 		placed: map[string]quarry.FileKind{}, names: map[string]string{},
 		buf: make([]byte, 256<<10), parent: place{fd: -1},
 	}

@@ -37,7 +37,7 @@ var (
 
 // leadsToFolder reports whether the link that was there leads to a folder.
 func (in *installer) leadsToFolder(n *node) bool {
-	look := rootfs{root: in.root}
+	look := rootfs{root: in.root, saw: in.saw}
 	p, err := look.lookupDir(n.real)
 	if err == nil {
 		unix.Close(p.fd)
@@ -113,6 +113,7 @@ func (in *installer) symlink(n *node) error {
 		}
 		layout := slices.Contains(layoutDirs, in.parent.real) && n.ours == "" && in.leadsToFolder(n)
 		if target == n.h.Linkname || layout {
+			in.note(n.real)
 			n.kept = true
 			return nil
 		}
