@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/Morphux/quarry/internal/podman"
@@ -53,7 +54,7 @@ func (e *NoEmulationError) Error() string {
 	return fmt.Sprintf("programs for %s do not run on this machine: %s: %s", e.Arch, e.Why, e.Cure)
 }
 
-var compatCache sync.Map // arch to error
+var compatCache sync.Map // of archs that run in compat mode
 
 // Emulation tells how this machine runs programs of an arch: native, compat or
 // emulated. When it cannot, the error is a *NoEmulationError with the cure.
@@ -72,22 +73,30 @@ func Emulation(arch string) (string, error) {
 		return "", &NoEmulationError{arch, "this Quarry does not know its ELF header", "build it on a machine of its own"}
 	}
 	if compatible(host, arch) {
-		err, ok := compatCache.Load(arch)
-		if !ok {
-			err = tryRun(m)
-			if err == nil {
-				compatCache.Store(arch, nil)
-			}
+		_, ok := compatCache.Load(arch)
+		if !ok && tryRun(m, false) == nil {
+			compatCache.Store(arch, nil)
+			ok = true
 		}
-		if err == nil {
+		if ok {
 			return Compat, nil
 		}
 	}
+	how, err := registered(arch, m.Header())
+	if err != nil && tryRun(m, true) == nil {
+		// The kernel knows more than this process is shown: in a container
+		// binfmt_misc is often the host's, and mounted only there.
+		return Emulated, nil
+	}
+	return how, err
+}
+
+// registered looks for an interpreter of an arch in binfmt_misc.
+func registered(arch string, header []byte) (string, error) {
 	entries, err := Binfmt()
 	if err != nil {
 		return "", &NoEmulationError{arch, err.Error(), "run quarry doctor --fix, or mount -t binfmt_misc binfmt_misc " + binfmtDir}
 	}
-	header := m.Header()
 	for _, e := range entries {
 		if !e.Enabled || !e.matches(header) {
 			continue
@@ -124,8 +133,9 @@ func compatible(host, arch string) bool {
 	return false
 }
 
-// tryRun runs the smallest program of a machine.
-func tryRun(m tinyelf.Machine) error {
+// tryRun runs the smallest program of a machine; with alone, where there is
+// nothing else, as an emulator without flag F would have to be.
+func tryRun(m tinyelf.Machine, alone bool) error {
 	prog, ok := m.Program()
 	if !ok {
 		return errors.New("no probe program for it")
@@ -144,7 +154,11 @@ func tryRun(m tinyelf.Machine) error {
 	// ETXTBSY: another goroutine that forks holds the file open for writing
 	// for a moment (golang.org/issue/22315).
 	for range 20 {
-		if err = exec.CommandContext(ctx, path).Run(); err == nil || !strings.Contains(err.Error(), "text file busy") {
+		cmd := exec.CommandContext(ctx, path)
+		if alone {
+			cmd.Path, cmd.Dir, cmd.SysProcAttr = "/tiny", "/", &syscall.SysProcAttr{Chroot: dir}
+		}
+		if err = cmd.Run(); err == nil || !strings.Contains(err.Error(), "text file busy") {
 			return err
 		}
 		time.Sleep(5 * time.Millisecond)

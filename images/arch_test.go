@@ -13,10 +13,12 @@ import (
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/tinyelf"
 	"github.com/Morphux/quarry/internal/testbase"
+	"golang.org/x/sys/unix"
 )
 
 // Emulation says of each arch what trying it shows, whatever this machine can.
 func TestEmulation(t *testing.T) {
+	testbase.Emulate(t) // before looking, as tests of other packages do it at any time
 	host := podman.HostArch()
 	if how, err := images.Emulation(host); how != images.Native || err != nil {
 		t.Errorf("%s: %q, %v", host, how, err)
@@ -52,6 +54,32 @@ func TestEmulation(t *testing.T) {
 	}
 	if _, err := images.Emulation("pdp11"); err == nil {
 		t.Error("a pdp11 runs here")
+	}
+}
+
+// In a container binfmt_misc is often the host's, and not mounted: what counts
+// is whether programs run.
+func TestEmulationUnseen(t *testing.T) {
+	const again = "QUARRY_TEST_UNSEEN"
+	if os.Getenv(again) == "" {
+		testbase.Emulate(t)
+		cmd := exec.Command("unshare", "--mount", os.Args[0], "-test.run=^TestEmulationUnseen$", "-test.v")
+		cmd.Env = append(os.Environ(), again+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return
+	}
+	for { // it may be mounted twice
+		if err := unix.Unmount("/proc/sys/fs/binfmt_misc", 0); err != nil {
+			break
+		}
+	}
+	if _, err := images.Binfmt(); err == nil {
+		t.Fatal("binfmt_misc is still mounted, so nothing is tested")
+	}
+	if how, err := images.Emulation(testbase.Foreign); how != images.Emulated || err != nil {
+		t.Errorf("%q, %v", how, err)
 	}
 }
 

@@ -69,7 +69,7 @@ func tarball() (string, error) {
 		}
 		return path, nil
 	}
-	return bootstrap(Arch, "--include="+strings.Join(images.DefaultPackages, ","), "--", "bookworm")
+	return bootstrap(Arch, "--variant=minbase", "--include="+strings.Join(images.DefaultPackages, ","), "--", "bookworm")
 }
 
 // Second returns the path of a small base, with a C compiler and make, of the
@@ -83,7 +83,7 @@ func Second(t testing.TB) (arch, path string) {
 	}
 	debian := map[string]string{"i686": "i386", "armv7l": "armhf"}[arch]
 	// One archive only: those of updates lag behind on mirrors now and then.
-	path, err := bootstrap(arch, "--architectures="+debian, "--include=gcc,libc6-dev,make,patch", "--",
+	path, err := bootstrap(arch, "--variant=minbase", "--architectures="+debian, "--include=gcc,libc6-dev,make,patch", "--",
 		"bookworm", "TARBALL", "http://deb.debian.org/debian")
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func bootstrap(arch string, args ...string) (string, error) {
 	} else {
 		args = append(args, tmp)
 	}
-	args = append([]string{"--variant=minbase", "--format=tar"}, args...)
+	args = append([]string{"--format=tar"}, args...)
 	var out []byte
 	for range 2 { // a mirror may be in the middle of an update
 		if out, err = exec.Command(mm, args...).CombinedOutput(); err == nil {
