@@ -68,16 +68,20 @@ type Terminal struct {
 	TTY   bool `json:"tty,omitempty"`
 	Width int  `json:"width,omitempty"` // columns; 0: not known
 	Color bool `json:"color,omitempty"`
+	Live  bool `json:"live,omitempty"` // standard error is a terminal too: progress may draw there
 }
 
 // Call is one use of a verb.
 type Call struct {
+	Verb  *Verb
 	Who   quarry.Identity
 	Args  []string       // what is left when the flags are taken out
 	Flags *pflag.FlagSet // parsed
+	In    io.Reader      // nil: the caller has none to give
 	Out   io.Writer
 	Err   io.Writer // for what is no answer, such as progress
 	Term  Terminal
+	Echo  bool // what is typed has to be shown by us
 }
 
 // JSON reports whether the caller wants JSON.
@@ -113,12 +117,11 @@ const (
 	Push                     // maintainers, for their packages, and admins
 	Admin
 	Local // git hooks, through the socket
-	Owner // the daemon's own user, through the socket
 )
 
 // Verb is one row of the table.
 type Verb struct {
-	Name    string
+	Name    string // one word, or two when the first is a topic, e.g. images list
 	Args    string // e.g. BUILD
 	MinArgs int
 	MaxArgs int // -1: any number
@@ -128,8 +131,19 @@ type Verb struct {
 	Need    Permission
 	Hidden  bool
 	Text    bool // the answer is text for people and has no JSON form
-	Flags   func(*pflag.FlagSet)
-	Run     func(ctx context.Context, c *Call) error
+	Systems bool // it is about what builds start from, not about builds
+	// Alone says that the verb needs no daemon, only its store of images: where no
+	// daemon runs, the command line opens the store and runs the verb itself.
+	Alone bool
+	// File is the place among the arguments, from 1, of a path of the farm's
+	// machine, which a door that is on it makes absolute; "-" stands for In. 0: none
+	// is.
+	File  int
+	Flags func(*pflag.FlagSet)
+	// Ask gives a question that somebody at a terminal has to answer with yes
+	// first; "" when there is none. Such a verb has a flag --yes.
+	Ask func(c *Call) string
+	Run func(ctx context.Context, c *Call) error
 }
 
 // NewFlags makes the verb's flag set; every verb has --json, but those whose
@@ -153,34 +167,65 @@ func (v *Verb) Usage() string { return strings.TrimSpace(v.Name + " " + v.Args) 
 // Table is a set of verbs.
 type Table []*Verb
 
-// Find gives a verb by name, or nil.
-func (t Table) Find(name string) *Verb {
-	if i := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == name }); i >= 0 {
-		return t[i]
+// Find gives the verb that words begin with, or nil, and the words that are
+// left.
+func (t Table) Find(words ...string) (*Verb, []string) {
+	for _, v := range t {
+		name := strings.Fields(v.Name)
+		if len(words) >= len(name) && slices.Equal(words[:len(name)], name) {
+			return v, words[len(name):]
+		}
 	}
-	return nil
+	return nil, words
 }
 
-// Run checks and runs one call. argv[0] names the verb. Errors are written to
-// errOut as one line; the exit code is returned.
-func (t Table) Run(ctx context.Context, who quarry.Identity, argv []string, out, errOut io.Writer, term Terminal) int {
-	err := t.run(ctx, who, argv, out, errOut, term)
+// topic gives the verbs whose name has two words, of which this is the first.
+func (t Table) topic(word string) (of Table) {
+	for _, v := range t {
+		if first, _, ok := strings.Cut(v.Name, " "); ok && first == word && !v.Hidden {
+			of = append(of, v)
+		}
+	}
+	return of
+}
+
+// unknown says that words name no verb.
+func (t Table) unknown(words []string) error {
+	of := t.topic(words[0])
+	if len(of) == 0 {
+		return usage("verb %.40q is unknown: help lists those there are", words[0])
+	}
+	var names []string
+	for _, v := range of {
+		names = append(names, strings.TrimPrefix(v.Name, words[0]+" "))
+	}
+	list := strings.Join(names, ", ")
+	if len(words) == 1 {
+		return usage("%s takes one of %s: see help %s", words[0], list, words[0])
+	}
+	return usage("verb %.60q is unknown: %s has %s", strings.Join(words[:2], " "), words[0], list)
+}
+
+// Run checks and runs one call. argv begins with the verb's name. in may be nil.
+// Errors are written to errOut as one line; the exit code is returned.
+func (t Table) Run(ctx context.Context, who quarry.Identity, argv []string, in io.Reader, out, errOut io.Writer, term Terminal) int {
+	err := t.run(ctx, who, argv, in, out, errOut, term)
 	if err != nil && !errors.Is(err, ErrBuild) {
 		fmt.Fprintf(errOut, "quarry: %s\n", human.Safe(strings.ReplaceAll(err.Error(), "\n", "; "), false))
 	}
 	return Code(err)
 }
 
-func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, out, errOut io.Writer, term Terminal) error {
+func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, in io.Reader, out, errOut io.Writer, term Terminal) error {
 	if len(argv) == 0 {
 		argv = []string{"help"}
 	}
-	v := t.Find(argv[0])
-	if v == nil || v.Need == Local && !isLocal(who) || v.Need == Owner && !(isLocal(who) && who.User == LocalUser) {
-		return usage("verb %.40q is unknown: help lists those there are", argv[0])
+	v, words := t.Find(argv...)
+	if v == nil || v.Need == Local && !isLocal(who) {
+		return t.unknown(argv)
 	}
 	fs := v.NewFlags()
-	if err := fs.Parse(argv[1:]); err != nil {
+	if err := fs.Parse(words); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return t.help(out, v)
 		}
@@ -198,7 +243,43 @@ func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, out,
 	case v.Need == Push && who.Role != quarry.RoleAdmin && who.Role != quarry.RoleMaintainer:
 		return &Error{ExitForbidden, fmt.Errorf("%s: only maintainers may do this, and you are a %s", v.Name, who.Role)}
 	}
-	return v.Run(ctx, &Call{Who: who, Args: args, Flags: fs, Out: out, Err: errOut, Term: term})
+	// Who types at a terminal that is not this machine's sees nothing of it.
+	c := &Call{Verb: v, Who: who, Args: args, Flags: fs, In: in, Out: out, Err: errOut, Term: term, Echo: true}
+	if term.TTY && in != nil {
+		if err := v.Confirm(c); err != nil {
+			return err
+		}
+	}
+	return v.Run(ctx, c)
+}
+
+// Confirm asks the question of a verb that has one, unless --yes has answered
+// it, and reports an error when the answer is not yes.
+func (v *Verb) Confirm(c *Call) error {
+	if v.Ask == nil || c.bool("yes") {
+		return nil
+	}
+	question := v.Ask(c)
+	if question == "" {
+		return nil
+	}
+	fmt.Fprintf(c.Err, "%s Go on? [y/N] ", question)
+	// Byte by byte: what follows the answer is not ours.
+	var answer []byte
+	for b := make([]byte, 1); len(answer) < 100; {
+		if n, err := c.In.Read(b); n == 0 || err != nil || b[0] == '\n' {
+			break
+		}
+		answer = append(answer, b[0])
+	}
+	text := strings.ToLower(strings.TrimSpace(string(answer)))
+	if c.Echo {
+		fmt.Fprintln(c.Err, human.Safe(text, false))
+	}
+	if text != "y" && text != "yes" {
+		return &Error{ExitError, fmt.Errorf("%s: nothing is done, as the answer was not yes", v.Name)}
+	}
+	return nil
 }
 
 func orNothing(s string) string {
@@ -208,22 +289,24 @@ func orNothing(s string) string {
 	return s
 }
 
-// help writes the help of one verb, or with nil the list of all.
-func (t Table) help(out io.Writer, v *Verb) error {
-	if v == nil {
-		list := human.Table{}
-		for _, v := range t {
-			if !v.Hidden {
-				list.Row("  "+v.Usage(), v.Short)
-			}
+// list writes the verbs there are.
+func (t Table) list(out io.Writer) error {
+	list := human.Table{}
+	for _, v := range t {
+		if !v.Hidden {
+			list.Row("  "+v.Usage(), v.Short)
 		}
-		fmt.Fprintln(out, "Verbs:")
-		if _, err := list.WriteTo(out); err != nil {
-			return err
-		}
-		_, err := fmt.Fprintln(out, "\nhelp VERB says more. --json prints JSON for scripts.")
+	}
+	fmt.Fprintln(out, "Verbs:")
+	if _, err := list.WriteTo(out); err != nil {
 		return err
 	}
+	_, err := fmt.Fprintln(out, "\nhelp VERB says more. --json prints JSON for scripts.")
+	return err
+}
+
+// help writes the help of one verb.
+func (t Table) help(out io.Writer, v *Verb) error {
 	fmt.Fprintf(out, "%s\n\n%s.\n", v.Usage(), v.Short)
 	if v.Long != "" {
 		fmt.Fprintf(out, "\n%s\n", v.Long)
@@ -244,6 +327,12 @@ const LocalUser = "local"
 // socketKey stands where other people's fingerprint stands. It is no
 // fingerprint, so nobody can come by it through another door.
 const socketKey = "local socket"
+
+// Owner is the identity of who runs Quarry's own user's processes: the daemon's
+// or, where none runs, the command line's.
+func Owner() quarry.Identity {
+	return quarry.Identity{Packager: quarry.Packager{User: LocalUser, Key: socketKey}, Role: quarry.RoleAdmin}
+}
 
 // isLocal reports whether the caller came through the socket. Whoever may open
 // it may hand pushes over, as the hooks of another git server here do.

@@ -23,10 +23,18 @@ import (
 )
 
 // The protocol of the Unix socket is one call per connection: a line of JSON
-// that asks, then lines of JSON that answer, the last of which has exit.
+// that asks, then lines of JSON that answer, the last of which has exit. A
+// request with input is followed by lines of it, the last of which has end: so
+// that input that was cut off is none that has ended.
 type request struct {
-	Args []string `json:"args"` // the verb and its arguments
-	Term Terminal `json:"term"`
+	Args  []string `json:"args"` // the verb and its arguments
+	Term  Terminal `json:"term"`
+	Input bool     `json:"input,omitempty"`
+}
+
+type input struct {
+	In  []byte `json:"in,omitempty"` // standard input
+	End bool   `json:"end,omitempty"`
 }
 
 type reply struct {
@@ -35,7 +43,7 @@ type reply struct {
 	Exit *int   `json:"exit,omitempty"`
 }
 
-const maxRequest = 1 << 20 // bytes in a request line
+const maxRequest = 1 << 20 // bytes in a line of a caller's
 
 // Listen opens the control socket. A socket left over by a daemon that was
 // killed is taken over; one that answers is an error. The socket is for its
@@ -114,27 +122,56 @@ func answer(ctx context.Context, c *net.UnixConn, verbs Table, log *slog.Logger)
 		return
 	}
 	c.SetReadDeadline(time.Now().Add(30 * time.Second))
-	in := bufio.NewReaderSize(io.LimitReader(c, maxRequest), 4096)
-	line, err := in.ReadBytes('\n')
-	if err != nil {
+	lines := bufio.NewScanner(c)
+	lines.Buffer(nil, maxRequest)
+	if !lines.Scan() {
 		return
 	}
 	var req request
 	out := &replies{enc: json.NewEncoder(c), c: c}
 	exit := ExitUsage
-	if err := json.Unmarshal(line, &req); err != nil {
+	if err := json.Unmarshal(lines.Bytes(), &req); err != nil {
 		out.write(reply{Err: fmt.Appendf(nil, "quarry: request is not one line of JSON: %v\n", err)})
 	} else {
 		c.SetReadDeadline(time.Time{})
 		sub, cancel := context.WithCancel(ctx)
 		defer cancel()
+		var in io.Reader
+		var feed *io.PipeWriter
+		if req.Input {
+			r, w := io.Pipe()
+			defer r.Close() // what the verb does not read is thrown away
+			in, feed = r, w
+		}
 		go func() { // the caller hanging up ends the verb
-			io.Copy(io.Discard, c)
+			listen(lines, feed)
 			cancel()
 		}()
-		exit = verbs.Run(sub, who, req.Args, outWriter{out, false}, outWriter{out, true}, req.Term)
+		exit = verbs.Run(sub, who, req.Args, in, outWriter{out, false}, outWriter{out, true}, req.Term)
 	}
 	out.write(reply{Exit: &exit})
+}
+
+// listen reads what a caller sends after the request until it hangs up. Input
+// goes to w, if there is any to come.
+func listen(lines *bufio.Scanner, w *io.PipeWriter) {
+	for lines.Scan() {
+		var in input
+		if w == nil {
+			continue
+		}
+		if err := json.Unmarshal(lines.Bytes(), &in); err != nil {
+			w.CloseWithError(fmt.Errorf("standard input came in no lines of JSON: %w", err))
+			return
+		}
+		w.Write(in.In)
+		if in.End {
+			w.Close()
+		}
+	}
+	if w != nil {
+		w.CloseWithError(errors.New("standard input was cut off"))
+	}
 }
 
 // peer says who is at the other end by the kernel's word.
@@ -154,7 +191,7 @@ func peer(c *net.UnixConn) (quarry.Identity, error) {
 		return quarry.Identity{}, credErr
 	}
 	if cred.Uid == 0 || int(cred.Uid) == os.Geteuid() {
-		return quarry.Identity{Packager: quarry.Packager{User: LocalUser, Key: socketKey}, Role: quarry.RoleAdmin}, nil
+		return Owner(), nil
 	}
 	// Of the group that the socket was given to.
 	return quarry.Identity{Packager: quarry.Packager{User: fmt.Sprintf("uid%d", cred.Uid), Key: socketKey}, Role: quarry.RoleReader}, nil
@@ -190,7 +227,10 @@ func (o outWriter) Write(p []byte) (int, error) {
 }
 
 // Client calls verbs of the daemon behind a socket.
-type Client struct{ Socket string }
+type Client struct {
+	Socket string
+	In     io.Reader // standard input for the verb; nil: none
+}
 
 // ErrUnreachable says that no daemon answers.
 var ErrUnreachable = errors.New("no quarry daemon answers: start it with quarry serve, or name its state folder with --state or --config")
@@ -209,8 +249,11 @@ func (cl Client) Call(ctx context.Context, args []string, term Terminal, out, er
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	if err := json.NewEncoder(c).Encode(request{Args: args, Term: term}); err != nil {
+	if err := json.NewEncoder(c).Encode(request{Args: args, Term: term, Input: cl.In != nil}); err != nil {
 		return ExitUnreachable, &Error{ExitUnreachable, fmt.Errorf("socket %s: %w", cl.Socket, err)}
+	}
+	if cl.In != nil {
+		go send(c, cl.In)
 	}
 	dec := json.NewDecoder(c)
 	for {
@@ -233,6 +276,27 @@ func (cl Client) Call(ctx context.Context, args []string, term Terminal, out, er
 		}
 		if r.Exit != nil {
 			return *r.Exit, nil
+		}
+	}
+}
+
+// send sends standard input on. When it cannot be read to its end, the
+// connection is closed, which the other end takes for being cut off.
+func send(c net.Conn, in io.Reader) {
+	enc := json.NewEncoder(c)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := in.Read(buf)
+		if n > 0 && enc.Encode(input{In: buf[:n]}) != nil {
+			return
+		}
+		if err == io.EOF {
+			enc.Encode(input{End: true})
+			return
+		}
+		if err != nil {
+			c.Close()
+			return
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/queue"
 	"github.com/spf13/pflag"
@@ -34,9 +35,17 @@ type Farm struct {
 	Logs    Logs
 	Version string
 	Started time.Time
-	// Images runs a command line of quarry images on the daemon's own store,
-	// which nobody else may open meanwhile. nil: there is none.
-	Images func(ctx context.Context, words []string, out, errOut io.Writer) error
+	// Images is the daemon's own store, which nobody else may open meanwhile.
+	Images *images.Store
+	// Channels are those of the configuration, by name.
+	Channels []Channel
+}
+
+// Channel is a channel as the verbs know it.
+type Channel struct {
+	Name  string
+	Archs []string
+	Push  []string // who may push to it; see [quarry.Identity.Among]
 }
 
 // Verbs makes the table for a farm.
@@ -82,22 +91,26 @@ func Verbs(f *Farm) Table {
 			Long:    "The farm does this by itself at its start, after each push and every few minutes.",
 			Example: "replan", Run: f.replan},
 		{Name: "whoami", Short: "Say who you are here and what you may do", Example: "whoami", Run: f.whoami},
-		{Name: "help", Args: "[VERB]", MaxArgs: 1, Text: true, Short: "List the verbs, or explain one", Example: "help log",
+		{Name: "help", Args: "[VERB]", MaxArgs: 2, Text: true, Short: "List the verbs, or explain one", Example: "help log\nhelp images load",
 			Run: func(_ context.Context, c *Call) error {
 				if len(c.Args) == 0 {
-					return t.help(c.Out, nil)
+					return t.list(c.Out)
 				}
-				v := t.Find(c.Args[0])
-				if v == nil {
-					return usage("verb %.40q is unknown: help lists those there are", c.Args[0])
+				if of := t.topic(c.Args[0]); len(of) > 0 && len(c.Args) == 1 {
+					return of.list(c.Out)
+				}
+				v, rest := t.Find(c.Args...)
+				if v == nil || len(rest) > 0 {
+					return t.unknown(c.Args)
 				}
 				return t.help(c.Out, v)
 			}},
-		{Name: "images", Args: "WORDS", MinArgs: 1, MaxArgs: -1, Need: Owner, Hidden: true, Run: f.imagesOf,
-			Short: "Work on the bases; quarry images does this when a daemon runs"},
 		{Name: "pushed", Args: "PACKAGE [BRANCH]...", MinArgs: 1, MaxArgs: -1, Need: Local, Hidden: true, Run: f.pushed,
 			Short: "Say that a package was pushed; the hooks do this"},
 	}
+	// Before help and the hidden ones.
+	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })
+	t = slices.Insert(t, at, f.imageVerbs()...)
 	return t
 }
 
@@ -122,11 +135,31 @@ func (f *Farm) build(s string) (quarry.Build, error) {
 	return b, nil
 }
 
-func forbidden(c *Call, pkg string) error {
-	if c.Who.MayPush(pkg) {
-		return nil
+// forbidden reports why a package's builds on a channel are not the caller's to
+// touch. Without a channel only the package counts.
+func (f *Farm) forbidden(c *Call, t quarry.Target) error {
+	if !c.Who.MayPush(t.Package) {
+		return &Error{ExitForbidden, fmt.Errorf("package %s is not among those of %s: ask an admin for it", t.Package, c.Who.User)}
 	}
-	return &Error{ExitForbidden, fmt.Errorf("package %s is not among those of %s: ask an admin for it", pkg, c.Who.User)}
+	for _, ch := range f.Channels {
+		if ch.Name == t.Channel && !c.Who.Among(ch.Push) {
+			return &Error{ExitForbidden, fmt.Errorf("%s may not push to %s: %s may", c.Who.User, ch.Name, quarry.People(ch.Push))}
+		}
+	}
+	return nil
+}
+
+// channels gives those that the caller may push to, and those that there are
+// besides.
+func (f *Farm) channels(c *Call) (may, others []string) {
+	for _, ch := range f.Channels {
+		if c.Who.Among(ch.Push) {
+			may = append(may, ch.Name)
+		} else {
+			others = append(others, ch.Name)
+		}
+	}
+	return may, others
 }
 
 func verdict(b quarry.Build) error {
@@ -281,9 +314,9 @@ func (f *Farm) rebuild(ctx context.Context, c *Call) error {
 	var first error // the most likely reading's
 	for _, w := range ways {
 		t.Package, t.Version = w[0], w[1]
-		err := forbidden(c, t.Package)
+		err := f.forbidden(c, t)
 		if err == nil {
-			builds, err = f.Queue.RebuildTarget(ctx, t, c.Who.User)
+			builds, err = f.rebuildTarget(ctx, c, t)
 		}
 		if err == nil {
 			first = nil
@@ -303,6 +336,31 @@ func (f *Farm) rebuild(ctx context.Context, c *Call) error {
 		fmt.Fprintln(c.Out, Announce(b))
 	}
 	return nil
+}
+
+// rebuildTarget builds a target again: without a channel, on all channels that
+// the caller may push to.
+func (f *Farm) rebuildTarget(ctx context.Context, c *Call, t quarry.Target) ([]quarry.Build, error) {
+	may, others := f.channels(c)
+	if t.Channel != "" || len(others) == 0 {
+		return f.Queue.RebuildTarget(ctx, t, c.Who.User)
+	}
+	var builds []quarry.Build
+	var first error
+	for _, t.Channel = range may {
+		some, err := f.Queue.RebuildTarget(ctx, t, c.Who.User)
+		if err != nil && first == nil {
+			first = err
+		}
+		builds = append(builds, some...)
+	}
+	if len(builds) == 0 {
+		if first == nil {
+			return nil, &Error{ExitForbidden, fmt.Errorf("%s may push to none of the channels (%s): ask an admin for one", c.Who.User, strings.Join(others, ", "))}
+		}
+		return nil, fmt.Errorf("%w; or it is on %s, to which %s may not push", first, strings.Join(others, ", "), c.Who.User)
+	}
+	return builds, nil
 }
 
 // known takes NAME-VERSION apart at each dash: names and versions may both hold
@@ -333,7 +391,7 @@ func (f *Farm) cancel(ctx context.Context, c *Call) error {
 	if err != nil {
 		return err
 	}
-	if err := forbidden(c, b.Package); err != nil {
+	if err := f.forbidden(c, b.Target()); err != nil {
 		return err
 	}
 	if err := f.Queue.Cancel(ctx, b.Number, c.Who.User); err != nil {
@@ -388,10 +446,18 @@ func (f *Farm) replan(ctx context.Context, c *Call) error {
 }
 
 func (f *Farm) whoami(_ context.Context, c *Call) error {
-	if c.JSON() {
-		return c.emit(c.Who)
-	}
 	w := c.Who
+	push := w.Role == quarry.RoleAdmin || w.Role == quarry.RoleMaintainer
+	var may []string
+	if push {
+		may, _ = f.channels(c)
+	}
+	if c.JSON() {
+		return c.emit(struct {
+			quarry.Identity
+			Channels []string `json:"channels"` // that may be pushed to
+		}{w, append([]string{}, may...)})
+	}
 	name := w.User
 	if w.Name != "" {
 		name = fmt.Sprintf("%s (%s <%s>)", w.User, w.Name, w.Email)
@@ -401,21 +467,22 @@ func (f *Farm) whoami(_ context.Context, c *Call) error {
 		fmt.Fprintf(c.Out, "key %s\n", w.Key)
 	}
 	switch {
-	case w.Role == quarry.RoleAdmin, w.Role == quarry.RoleMaintainer && len(w.Packages) == 0:
-		fmt.Fprintln(c.Out, "may push every package")
-	case w.Role == quarry.RoleMaintainer:
-		fmt.Fprintf(c.Out, "may push %s\n", strings.Join(w.Packages, ", "))
-	default:
+	case !push:
 		fmt.Fprintln(c.Out, "may look, not push")
+		return nil
+	case w.Role == quarry.RoleAdmin, len(w.Packages) == 0:
+		fmt.Fprintln(c.Out, "may push every package")
+	default:
+		fmt.Fprintf(c.Out, "may push %s\n", strings.Join(w.Packages, ", "))
+	}
+	switch {
+	case len(f.Channels) == 0:
+	case len(may) == 0:
+		fmt.Fprintln(c.Out, "to no channel: ask an admin for one")
+	default:
+		fmt.Fprintf(c.Out, "to %s\n", strings.Join(may, ", "))
 	}
 	return nil
-}
-
-func (f *Farm) imagesOf(ctx context.Context, c *Call) error {
-	if f.Images == nil {
-		return errors.New("this daemon keeps no bases")
-	}
-	return f.Images(ctx, c.Args, c.Out, c.Err)
 }
 
 // pushed plans a package and answers the hook with its builds, as JSON. What

@@ -252,9 +252,7 @@ func writeRecord(w io.Writer, rec *results.Record) error {
 	row("source", rec.Source)
 	row("packager", packagerText(rec.Packager))
 	row("time", timesText(rec.Time))
-	if rec.Usage.PeakMemory > 0 {
-		row("peak memory", human.Size(rec.Usage.PeakMemory))
-	}
+	row("used", usageText(rec.Usage))
 	if c := rec.Contents; c != nil {
 		row("installed", fmt.Sprintf("%s, files: %d, %s on disk", human.Size(rec.InstalledSize), c.Files, human.Size(c.DiskSize)))
 	}
@@ -329,6 +327,24 @@ func timesText(t results.Times) string {
 		s += fmt.Sprintf(", %.2g SBU", t.SBU)
 	}
 	return s
+}
+
+// usageText says what is known of what a build used.
+func usageText(u results.Usage) string {
+	var parts []string
+	add := func(known bool, format string, args ...any) {
+		if known {
+			parts = append(parts, fmt.Sprintf(format, args...))
+		}
+	}
+	add(u.PeakMemory > 0, "%s of memory at most", human.Size(u.PeakMemory))
+	add(u.PeakAnon > 0, "%s without file cache", human.Size(u.PeakAnon))
+	add(u.User+u.Sys > 0, "CPU %s (user %s, sys %s)", seconds(u.User+u.Sys), seconds(u.User), seconds(u.Sys))
+	add(u.Read > 0, "%s read", human.Size(u.Read))
+	add(u.Written > 0, "%s written", human.Size(u.Written))
+	add(u.PeakProcs > 0, "%d processes at most", u.PeakProcs)
+	add(u.PeakDisk > 0, "%s of disk", human.Size(u.PeakDisk))
+	return strings.Join(parts, ", ")
 }
 
 func (d *dbCmd) files(ctx context.Context, r *results.Reader, w io.Writer, args []string) error {

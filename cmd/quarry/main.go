@@ -194,16 +194,18 @@ came out into a git results repository, which MPM reads as its database.`,
 		return &flagError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddGroup(&cobra.Group{ID: "farm", Title: "A running farm:"}, &cobra.Group{ID: "admin", Title: "Setting one up:"},
-		&cobra.Group{ID: "local", Title: "Without a farm:"})
+	root.AddGroup(&cobra.Group{ID: "farm", Title: "A running farm:"}, &cobra.Group{ID: "systems", Title: "What builds start from:"},
+		&cobra.Group{ID: "admin", Title: "Setting one up:"}, &cobra.Group{ID: "local", Title: "Without a farm:"})
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
 			c.GroupID = group
 			root.AddCommand(c)
 		}
 	}
-	add("farm", verbCmds(a)...)
-	add("admin", newServeCmd(a), newKeyCmd(a.dir((*config.Config).Keys)), newImagesDoor(a), newDoctorCmd(a.doctor), newHookCmd(a))
+	farm, systems := verbCmds(a)
+	add("farm", farm...)
+	add("systems", systems...)
+	add("admin", newServeCmd(a), newKeyCmd(a.dir((*config.Config).Keys)), newDoctorCmd(a.doctor), newHookCmd(a))
 	add("local", newBuildCmd(a), newDBCmd(a.dir((*config.Config).Results)))
 	sayArgs(root)
 	return root

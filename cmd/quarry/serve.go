@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"os"
 	"os/user"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
 
@@ -59,7 +57,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	}
 	defer unlock()
 	began := time.Now()
-	if err := hooks.Share(c.Spool(), c.DefaultChannel, channels(c)); err != nil {
+	if err := hooks.Share(c.Spool(), c.DefaultChannel, hookChannels(c)); err != nil {
 		return err
 	}
 
@@ -115,7 +113,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
-	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Images: imagesOf(store), Version: version, Started: began})
+	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Images: store, Channels: farmChannels(c), Version: version, Started: began})
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
 		return err
@@ -160,9 +158,9 @@ func newDoor(c *config.Config, people *keys.Store, packages *repos.Repos, verbs 
 		return nil, err
 	}
 	return sshd.New(sshd.Options{
-		HostKey: c.HostKey(), Keys: people, Repos: fetchable{packages, c.Results()}, Channels: channels(c),
-		Verbs: func(ctx context.Context, id quarry.Identity, argv []string, _ io.Reader, out, errOut io.Writer, term sshd.Terminal) int {
-			return verbs.Run(ctx, id, argv, out, errOut, control.Terminal{TTY: term.TTY, Width: term.Width, Color: term.TTY})
+		HostKey: c.HostKey(), Keys: people, Repos: fetchable{packages, c.Results()}, Channels: hookChannels(c),
+		Verbs: func(ctx context.Context, id quarry.Identity, argv []string, in io.Reader, out, errOut io.Writer, term sshd.Terminal) int {
+			return verbs.Run(ctx, id, argv, in, out, errOut, control.Terminal{TTY: term.TTY, Width: term.Width, Color: term.TTY, Live: term.TTY})
 		},
 		Hooks: hooks.Options{Binary: self, Settings: hooks.Settings{Socket: c.Socket(), Spool: c.Spool(), Channel: c.DefaultChannel}},
 		Home:  filepath.Join(c.State, "home"), MaxPush: int64(c.Git.MaxPush), Log: log,
@@ -259,13 +257,4 @@ func prune(ctx context.Context, logs *livelog.Store, log *slog.Logger) {
 		case <-time.After(time.Hour):
 		}
 	}
-}
-
-// channels are those that may be pushed to, by name.
-func channels(c *config.Config) []hooks.Channel {
-	var list []hooks.Channel
-	for _, name := range slices.Sorted(maps.Keys(c.Channels)) {
-		list = append(list, hooks.Channel{Name: name, Push: c.Channels[name].Push})
-	}
-	return list
 }

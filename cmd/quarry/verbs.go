@@ -1,46 +1,129 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/control"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 )
+
+// topics are commands that only hold others: the first words of verbs that have
+// two.
+var topics = map[string]*cobra.Command{
+	"images": {
+		Use:   "images",
+		Short: "Make and keep the clean systems that builds start from",
+		Long: `A base is the clean, installed system for one arch, and never changes. An instance
+is a base that a channel's setup has brought up to date. Every build starts from a
+fresh layer over the instance of its channel and arch. These commands ask the
+daemon, or do the work themselves while none runs.`,
+		Args: cobra.NoArgs,
+	},
+}
 
 // verbCmds makes a command of every verb in the table: it carries the words to
 // the daemon and brings its answer back.
-func verbCmds(a *app) []*cobra.Command {
-	var cmds []*cobra.Command
+func verbCmds(a *app) (farm, systems []*cobra.Command) {
+	parents := map[string]*cobra.Command{}
 	for _, v := range control.Verbs(nil) {
 		if v.Hidden || v.Name == "help" { // cobra has its own
 			continue
 		}
+		topic, name, two := strings.Cut(v.Name, " ")
 		cmd := &cobra.Command{
-			Use:     v.Usage(),
+			Use:     strings.TrimSpace(cmp.Or(name, topic) + " " + v.Args),
 			Short:   v.Short,
 			Long:    v.Short + ".\n\n" + v.Long,
 			Example: examples(v.Example),
+			Args:    verbArgs(v),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				words := []string{v.Name}
-				words = append(words, typed(cmd)...)
-				words = append(append(words, "--"), args...)
-				c, err := a.config()
-				if err != nil {
-					return err
-				}
-				client := control.Client{Socket: c.Socket()}
-				code, err := client.Call(cmd.Context(), words, terminal(cmd.OutOrStdout()), cmd.OutOrStdout(), cmd.ErrOrStderr())
-				if err == nil && code != control.ExitOK {
-					err = &exitError{code}
-				}
-				return err
+				return a.verb(cmd, v, args, typed(cmd))
 			},
 		}
 		cmd.Flags().AddFlagSet(v.NewFlags())
-		cmds = append(cmds, cmd)
+		switch {
+		case two && parents[topic] == nil:
+			parent := *topics[topic] // a copy: each tree of commands has its own
+			parents[topic] = &parent
+			systems = append(systems, &parent)
+			fallthrough
+		case two:
+			parents[topic].AddCommand(cmd)
+		case v.Systems:
+			systems = append(systems, cmd)
+		default:
+			farm = append(farm, cmd)
+		}
 	}
-	return cmds
+	return farm, systems
+}
+
+// verbArgs counts arguments as the verb does.
+func verbArgs(v *control.Verb) cobra.PositionalArgs {
+	if v.MaxArgs < 0 {
+		return cobra.MinimumNArgs(v.MinArgs)
+	}
+	return cobra.RangeArgs(v.MinArgs, v.MaxArgs)
+}
+
+// verb has the daemon run a verb, or runs it here when none does and the verb
+// needs none. flags are words such as --arch=x86_64.
+func (a *app) verb(cmd *cobra.Command, v *control.Verb, args, flags []string) error {
+	c, err := a.config()
+	if err != nil {
+		return err
+	}
+	in := cmd.InOrStdin()
+	ends := terminal(cmd.OutOrStdout())
+	ends.Live = terminal(cmd.ErrOrStderr()).TTY
+	if f, ok := in.(*os.File); ok && ends.Live && term.IsTerminal(int(f.Fd())) {
+		if err := v.Confirm(&control.Call{Verb: v, Args: args, Flags: cmd.Flags(), In: in, Err: cmd.ErrOrStderr()}); err != nil {
+			return err
+		}
+	}
+	client := control.Client{Socket: c.Socket()}
+	if i := v.File - 1; i >= 0 && i < len(args) {
+		if args[i] == "-" {
+			client.In = in
+		} else if args[i], err = filepath.Abs(args[i]); err != nil { // the daemon works in another folder
+			return err
+		}
+	}
+	words := append(append(strings.Fields(v.Name), flags...), "--")
+	words = append(words, args...)
+	code, err := client.Call(cmd.Context(), words, ends, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	if v.Alone && errors.Is(err, control.ErrUnreachable) {
+		code, err = a.alone(cmd, c, words, client.In, ends)
+	}
+	if err == nil && code != control.ExitOK {
+		err = &exitError{code}
+	}
+	return err
+}
+
+// alone runs a verb on the store of images, which no daemon has open.
+func (a *app) alone(cmd *cobra.Command, c *config.Config, words []string, in io.Reader, ends control.Terminal) (int, error) {
+	ctx := cmd.Context()
+	store, conn, err := openImages(ctx, c, a.logger(io.Discard))
+	if err != nil {
+		return 0, err
+	}
+	table := control.Verbs(&control.Farm{Images: store, Channels: farmChannels(c), Version: version, Started: time.Now()})
+	ends.TTY = ends.TTY && in == nil // what was to be asked has been asked
+	code := table.Run(ctx, control.Owner(), words, in, cmd.OutOrStdout(), cmd.ErrOrStderr(), ends)
+	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer stop()
+	return code, errors.Join(store.Close(end), conn.Close())
 }
 
 // typed gives the flags that were given to a command itself, as words to send
