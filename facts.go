@@ -85,10 +85,18 @@ type Step struct {
 	Killed string        `json:"killed,omitempty"` // why the farm ended it, e.g. "no output for 10m0s"
 }
 
-// Usage is what the whole build used.
+// Usage is what the whole build used: all that ran in its workspace, from the
+// control group. What the kernel cannot tell is 0.
 type Usage struct {
-	PeakMemory int64 `json:"peak_memory"` // bytes, from the cgroup; 0 when it cannot tell
-	SourceSize int64 `json:"source_size"` // bytes
+	PeakMemory int64         `json:"peak_memory"`              // bytes at one time, file cache included
+	PeakAnon   int64         `json:"peak_anonymous,omitempty"` // bytes at one time that no file backs; the highest of samples
+	User       time.Duration `json:"user,omitempty"`           // CPU time; in nanoseconds in JSON
+	Sys        time.Duration `json:"sys,omitempty"`
+	Read       int64         `json:"read,omitempty"`           // bytes that came from disks
+	Written    int64         `json:"written,omitempty"`        // bytes that went to disks
+	PeakProcs  int64         `json:"peak_processes,omitempty"` // processes and threads at one time
+	PeakDisk   int64         `json:"peak_disk,omitempty"`      // bytes of the workspace; the most that was measured
+	SourceSize int64         `json:"source_size"`              // bytes
 }
 
 // Cause says in one word why a build failed. Reviewers group by it.

@@ -20,6 +20,7 @@ import (
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/recipe"
 	"github.com/Morphux/quarry/runner"
+	"github.com/Morphux/quarry/usage"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,6 +35,7 @@ type Settings struct {
 	Step     time.Duration // wall time of one step
 	Silence  time.Duration // without output
 	Log      int64         // bytes of output
+	Monitor  time.Duration // between two samples of what a build uses; 0: usage.DefaultEvery
 }
 
 // Dependency is a package to install into the workspace before the build.
@@ -61,6 +63,8 @@ type Pipeline struct {
 	Settings  Settings
 	// Libraries caches the library indexes of bases.
 	Libraries *Libraries
+	// Usage keeps what builds use while they run; nil: only totals are kept.
+	Usage *usage.Store
 }
 
 // Run makes one attempt. A failed build is an outcome; an error is the farm's
@@ -71,7 +75,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 	}
 	tail := &tailWriter{}
 	log := io.MultiWriter(tail, in.Log)
-	out := &quarry.Outcome{Build: in.Build, Info: in.Recipe.Info, Started: time.Now()}
+	out := &quarry.Outcome{Build: in.Build, Info: in.Recipe.InfoFor(in.Build.Arch), Started: time.Now()}
 	out.Info.Recipe = in.Recipe.Digest
 	out.Warnings = append(out.Warnings, in.Recipe.Warnings...)
 	for _, d := range in.Deps {
@@ -98,6 +102,18 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 			fmt.Fprintf(log, "==> quarry: workspace is not gone yet: %v\n", cerr)
 		}
 	}()
+	if p.Usage != nil {
+		rec := p.Usage.Begin(usage.Build{Number: in.Build.Number, Attempt: in.Build.Attempt, Memory: ws.Limits.Memory, CPUs: ws.Limits.CPUs},
+			quarry.StepPrepare, p.Settings.Monitor, ws.Sample)
+		defer func() {
+			rec.End()
+			if rerr := rec.Err(); rerr != nil {
+				fmt.Fprintf(log, "==> quarry: warning: %v\n", rerr)
+			}
+		}()
+		tell := in.OnStep
+		in.OnStep = func(step string) { rec.Step(step); tell(step) }
+	}
 	out.Host = p.host(ws)
 	fmt.Fprintf(log, "==> quarry: build %d, attempt %d: %s at %.12s in base %.19s (%s)\n", in.Build.Number,
 		in.Build.Attempt, in.Build.Target(), in.Build.Commit, ws.Base.Digest, ws.Emulation)

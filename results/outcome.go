@@ -39,7 +39,7 @@ func NewRecord(o *quarry.Outcome, sbuSeconds float64) (*Record, error) {
 		Warnings: lines(o.Warnings, maxWarnings),
 		Packager: b.Packager,
 		Time:     times(o, sbuSeconds),
-		Usage:    Usage(o.Usage),
+		Usage:    usage(o.Usage),
 		Recipe: Recipe{
 			Digest: o.Info.Recipe, Needed: o.Info.Needed, Recommended: o.Info.Recommended, Optional: o.Info.Optional,
 			Kernel: o.Info.Kernel, Groups: o.Info.Groups, Users: o.Info.Users, Files: o.Info.Files,
@@ -143,6 +143,13 @@ func times(o *quarry.Outcome, sbuSeconds float64) Times {
 		t.SBU, t.SBUSeconds = (steps-tests).Seconds()/sbuSeconds, sbuSeconds
 	}
 	return t
+}
+
+func usage(u quarry.Usage) Usage {
+	return Usage{
+		PeakMemory: u.PeakMemory, PeakAnon: u.PeakAnon, User: u.User.Seconds(), Sys: u.Sys.Seconds(),
+		Read: u.Read, Written: u.Written, PeakProcs: u.PeakProcs, PeakDisk: u.PeakDisk, SourceSize: u.SourceSize,
+	}
 }
 
 func contents(f *quarry.Facts) *Contents {

@@ -96,10 +96,17 @@ type Times struct {
 	SBUSeconds float64 `toml:"sbu_seconds,omitempty"`
 }
 
-// Usage is what the build used, in bytes.
+// Usage is what the whole build used: all that ran in its workspace.
 type Usage struct {
-	PeakMemory int64 `toml:"peak_memory,omitempty"`
-	SourceSize int64 `toml:"source_size,omitempty"`
+	PeakMemory int64   `toml:"peak_memory,omitempty"`    // bytes at one time, file cache included
+	PeakAnon   int64   `toml:"peak_anonymous,omitempty"` // bytes at one time that no file backs; the highest of samples
+	User       float64 `toml:"user,omitempty"`           // CPU time, seconds
+	Sys        float64 `toml:"sys,omitempty"`
+	Read       int64   `toml:"read,omitempty"`           // bytes that came from disks
+	Written    int64   `toml:"written,omitempty"`        // bytes that went to disks
+	PeakProcs  int64   `toml:"peak_processes,omitempty"` // processes and threads at one time
+	PeakDisk   int64   `toml:"peak_disk,omitempty"`      // bytes of the workspace; the most that was measured
+	SourceSize int64   `toml:"source_size,omitempty"`    // bytes
 }
 
 // Contents sums up what the package installs; the files themselves are in

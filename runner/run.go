@@ -129,10 +129,22 @@ func Run(ctx context.Context, ws *images.Workspace, job Job) (*Result, error) {
 		session.kill()
 		return nil, err
 	}
-	if u, err := ws.Usage(); err == nil {
-		r.result.Usage.PeakMemory = u.PeakMemory
-	}
+	r.used()
 	return r.result, nil
+}
+
+// used says in the result what the whole build used.
+func (r *run) used() {
+	r.ws.MeasureDisk()
+	u, err := r.ws.Usage()
+	if err != nil {
+		return // this machine cannot tell
+	}
+	to := &r.result.Usage
+	to.PeakMemory, to.PeakAnon = u.PeakMemory, u.Anonymous
+	to.User, to.Sys = u.User, u.Sys
+	to.Read, to.Written = u.Read, u.Written
+	to.PeakProcs, to.PeakDisk = u.PeakProcs, u.Disk
 }
 
 // bounded is what the farm grants of what the recipe asks for.

@@ -1,0 +1,74 @@
+package images_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/Morphux/quarry/images"
+)
+
+// TestSample: what a workspace is said to use is what it uses.
+func TestSample(t *testing.T) {
+	t.Parallel()
+	f := newFarm(t)
+	w := f.workspace(t, images.Limits{Memory: 512 << 20})
+	defer w.Close(t.Context())
+	before, disk := w.Sample()
+	t.Logf("%+v", before)
+	if !before.Memory.Known || !before.Anon.Known || !before.User.Known || !before.Sys.Known || !before.Procs.Known {
+		t.Fatalf("at the beginning: %+v", before)
+	}
+	if disk.Known {
+		t.Logf("disk is measured already: %d", disk.N)
+	}
+	if before.Procs.N > 2 {
+		t.Errorf("%d processes run in an idle workspace, as the guest should not count", before.Procs.N)
+	}
+
+	// 64 MiB of memory held, 32 MiB made sure of on the disk, and a second of CPU.
+	sh(t, w, `cd /quarry && (perl -e '$x = "x" x (64 << 20); open F, ">big"; sleep 1 until -e "go"' >/dev/null 2>&1 </dev/null &) &&
+		dd if=/dev/zero of=written bs=1M count=32 conv=fsync 2>/dev/null &&
+		perl -e '1 while (times)[0] < 1' && until [ -e big ]; do sleep 0.1; done`)
+	now, _ := w.Sample()
+	t.Logf("%+v", now)
+	if got := now.Anon.N - before.Anon.N; got < 64<<20 || got > 200<<20 {
+		t.Errorf("64 MiB were taken, and anonymous memory grew by %d bytes", got)
+	}
+	if now.Memory.N < now.Anon.N-1<<20 || now.PeakMemory.Known && now.PeakMemory.N < now.Memory.N-4<<20 {
+		t.Errorf("memory %d, anonymous %d, peak %d", now.Memory.N, now.Anon.N, now.PeakMemory.N)
+	}
+	if got := time.Duration(now.User.N-before.User.N) * time.Microsecond; got < 900*time.Millisecond || got > 10*time.Second {
+		t.Errorf("a second of CPU was taken, and user time grew by %v", got)
+	}
+	if now.Procs.N < 1 || now.PeakProcs.Known && now.PeakProcs.N < now.Procs.N {
+		t.Errorf("processes %d, peak %d", now.Procs.N, now.PeakProcs.N)
+	}
+	if now.Written.Known && (now.Written.N-before.Written.N < 32<<20 || now.Writes.N <= before.Writes.N) {
+		t.Errorf("32 MiB were written: %+v", now)
+	}
+	w.MeasureDisk()
+	if _, disk = w.Sample(); !disk.Known {
+		t.Error("disk was measured, and is not known")
+	}
+	sh(t, w, "touch /quarry/go")
+
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	u, err := w.Usage()
+	if err != nil || u.Anonymous < 64<<20 || u.PeakMemory < 64<<20 || u.User < 900*time.Millisecond || u.PeakProcs < 1 || u.Written != 0 && u.Written < 32<<20 {
+		t.Errorf("after the end: %+v, %v", u, err)
+	}
+}
+
+// BenchmarkSample is what a look at a running build costs.
+func BenchmarkSample(b *testing.B) {
+	f := newFarm(b)
+	w := f.workspace(b, images.Limits{})
+	defer w.Close(b.Context())
+	for b.Loop() {
+		if now, _ := w.Sample(); !now.Known() {
+			b.Fatal("nothing is known")
+		}
+	}
+}
