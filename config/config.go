@@ -43,6 +43,9 @@ type Config struct {
 	Cache    Cache               `toml:"cache"`
 	Channels map[string]*Channel `toml:"channel"`
 
+	// Seed says that the configuration is of the older form (see [LoadSeed]).
+	Seed bool `toml:"-"`
+
 	path string // of the file, for errors
 	dir  string // what relative paths in it are relative to
 	text []byte // of the file, to find lines in

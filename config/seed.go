@@ -67,7 +67,7 @@ func LoadSeed(path string) (*Config, error) {
 		return nil, fmt.Errorf("configuration %s cannot be read: %w", file, errors.Unwrap(err))
 	}
 	c := Default()
-	c.path, c.text = file, data
+	c.path, c.text, c.Seed = file, data, true
 	var s seed
 	if err := toml.NewDecoder(strings.NewReader(string(data))).DisallowUnknownFields().Decode(&s); err != nil {
 		return nil, seedError(file, err)
