@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -35,6 +36,34 @@ type Release struct {
 	// Traits is what the recipe says of one arch, by arch; where it says nothing
 	// there is no entry.
 	Traits map[string]Traits `json:"traits,omitempty"`
+}
+
+// BuildNeeds is all that the release needs to be built for an arch, on a
+// machine of that arch, as the recipe writes it.
+func (r Release) BuildNeeds(arch string) []string {
+	t, ok := r.Traits[arch]
+	if !ok {
+		return r.Needs
+	}
+	needs := slices.Clone(r.Needs)
+	for _, n := range slices.Concat(t.Needs, t.HostNeeds, t.TargetNeeds) {
+		if !slices.Contains(needs, n) {
+			needs = append(needs, n)
+		}
+	}
+	return needs
+}
+
+// Declined tells why the release is not built for an arch though the recipe
+// and the channel have it; "" when it is.
+func (r Release) Declined(arch string) string {
+	switch t := r.Traits[arch]; {
+	case t.Restricted != "":
+		return "restricted: " + t.Restricted
+	case t.Broken != "":
+		return "broken: " + t.Broken
+	}
+	return ""
 }
 
 // Traits is what a recipe says of building for one arch.
@@ -92,6 +121,13 @@ type Target struct {
 }
 
 func (t Target) String() string { return t.Package + " " + t.Version + " " + t.Arch }
+
+// Declined is a release on one arch that is not built because its recipe says
+// so, and why.
+type Declined struct {
+	Target
+	Reason string `json:"reason"` // e.g. broken: no barriers
+}
 
 // State is where a build stands.
 type State string

@@ -176,19 +176,27 @@ func shorten(s string, n int) string {
 
 func (f *Farm) ofPackage(c *Call, what string, limit int) error {
 	var builds []quarry.Build
+	var declined []quarry.Declined
 	if quarry.CheckName(what) == nil {
 		builds = f.Queue.List(queue.Filter{Package: what, Limit: limit})
+		declined = f.Queue.Declined(what)
 	}
 	if len(builds) == 0 {
 		for _, nv := range f.known(what) {
 			builds = append(builds, f.Queue.List(queue.Filter{Package: nv[0], Version: nv[1], Limit: limit})...)
 		}
 	}
-	if len(builds) == 0 {
+	if len(builds) == 0 && len(declined) == 0 {
 		return notFound(fmt.Errorf("no build of %.80q is kept: the records say what was built before (quarry db show)", what))
 	}
 	if c.JSON() {
-		return c.emit(builds)
+		return c.emit(nonNil(builds))
+	}
+	for _, d := range declined {
+		fmt.Fprintf(c.Out, "%s %s is not built for %s on %s: %s\n", d.Package, d.Version, d.Arch, d.Channel, human.Safe(d.Reason, false))
+	}
+	if len(builds) == 0 {
+		return nil
 	}
 	return table(c, builds, time.Now())
 }

@@ -485,6 +485,12 @@ func (f *Farm) whoami(_ context.Context, c *Call) error {
 	return nil
 }
 
+// Pushed is what the verb pushed answers with, as JSON.
+type Pushed struct {
+	Builds   []quarry.Build    `json:"builds"`   // under way, of the whole package
+	Declined []quarry.Declined `json:"declined"` // what its recipes say not to build
+}
+
 // pushed plans a package and answers the hook with its builds, as JSON. What
 // keeps the branches that were pushed from being built is the error besides.
 func (f *Farm) pushed(ctx context.Context, c *Call) error {
@@ -492,7 +498,7 @@ func (f *Farm) pushed(ctx context.Context, c *Call) error {
 	if err != nil && !errors.As(err, new(queue.Problem)) {
 		return err
 	}
-	if err := json.NewEncoder(c.Out).Encode(nonNil(builds)); err != nil {
+	if err := json.NewEncoder(c.Out).Encode(Pushed{builds, f.Queue.Declined(c.Args[0])}); err != nil {
 		return err
 	}
 	var told []error

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,7 +22,7 @@ type Daemon interface {
 	// Pushed tells of a push and gives the builds that are wanted because of
 	// it and under way: usually one for each release and arch. Besides them
 	// there may be a *Refused, for the branches that cannot be built.
-	Pushed(ctx context.Context, p Push) ([]quarry.Build, error)
+	Pushed(ctx context.Context, p Push) (Answer, error)
 	// Follow writes the log of a build from its beginning until the build has
 	// ended, and then its verdict as the last line.
 	Follow(ctx context.Context, number int64, w io.Writer) error
@@ -85,7 +86,8 @@ func PostReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer
 		return 0
 	}
 
-	daemon, builds, err := env.handOver(ctx, push, dial)
+	daemon, answer, err := env.handOver(ctx, push, dial)
+	builds := answer.Builds
 	if daemon != nil {
 		defer daemon.Close()
 	}
@@ -106,7 +108,14 @@ func PostReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer
 	for _, b := range builds {
 		say("%s", standing(b))
 	}
-	if len(builds) == 0 && !allDeleted(push) {
+	declined := 0
+	for _, d := range answer.Declined {
+		if push.releases(quarry.Branch(d.Package, d.Version)) {
+			say("%s %s (%s): not built for %s: %s", d.Package, d.Version, d.Channel, d.Arch, d.Reason)
+			declined++
+		}
+	}
+	if len(builds) == 0 && declined == 0 && !allDeleted(push) {
 		say("nothing is left to build: every architecture has its record")
 	}
 	if len(builds) == 0 || !opts.follow {
@@ -119,6 +128,11 @@ func PostReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer
 	return 0
 }
 
+// releases reports whether the push moved the branch.
+func (p Push) releases(branch string) bool {
+	return slices.ContainsFunc(p.Refs, func(r Ref) bool { return r.Release() && !r.Deleted() && r.Name == branch })
+}
+
 func allDeleted(p Push) bool {
 	for _, r := range p.Refs {
 		if r.Release() && !r.Deleted() {
@@ -126,6 +140,12 @@ func allDeleted(p Push) bool {
 		}
 	}
 	return true
+}
+
+// Answer is what a daemon makes of a push.
+type Answer struct {
+	Builds   []quarry.Build    // under way, of the whole package
+	Declined []quarry.Declined // archs that its recipes say not to build for
 }
 
 // Refused is an answer of the daemon that says no: it was reached, so the push
@@ -137,34 +157,34 @@ func (r *Refused) Unwrap() error { return r.Err }
 
 // handOver tells the daemon of a push, or leaves it in the spool. An error
 // means that no daemon has it now.
-func (e Env) handOver(ctx context.Context, p Push, dial Dialer) (Daemon, []quarry.Build, error) {
-	daemon, builds, err := e.tell(ctx, p, dial)
+func (e Env) handOver(ctx context.Context, p Push, dial Dialer) (Daemon, Answer, error) {
+	daemon, answer, err := e.tell(ctx, p, dial)
 	var refused *Refused
 	if err == nil || errors.As(err, &refused) {
-		return daemon, builds, err
+		return daemon, answer, err
 	}
 	if e.Spool != "" {
 		if spooled := Spool(e.Spool, p); spooled != nil {
 			err = fmt.Errorf("%w; %w", err, spooled)
 		}
 	}
-	return daemon, nil, err
+	return daemon, Answer{}, err
 }
 
-func (e Env) tell(ctx context.Context, p Push, dial Dialer) (Daemon, []quarry.Build, error) {
+func (e Env) tell(ctx context.Context, p Push, dial Dialer) (Daemon, Answer, error) {
 	if e.Socket == "" {
-		return nil, nil, errors.New("no socket is set")
+		return nil, Answer{}, errors.New("no socket is set")
 	}
 	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	daemon, err := dial(dialCtx, e.Socket)
 	if err != nil {
-		return nil, nil, err
+		return nil, Answer{}, err
 	}
 	ctx, cancel = context.WithTimeout(ctx, pushTimeout)
 	defer cancel()
-	builds, err := daemon.Pushed(ctx, p)
-	return daemon, builds, err
+	answer, err := daemon.Pushed(ctx, p)
+	return daemon, answer, err
 }
 
 // standing says where a build stands, e.g. "zlib 1.3.1 (testing): build 12 for

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -14,14 +15,15 @@ import (
 // owner writes it, after the journal; all others read it, so that status works
 // while the disk does not.
 type board struct {
-	mu     sync.RWMutex
-	builds map[int64]*item // items are never changed, only replaced
-	order  []int64         // numbers, rising
-	counts map[envState]int
-	status Status // without the counts
-	subs   map[*subscriber]struct{}
-	waits  map[int64][]chan struct{}
-	closed bool
+	mu       sync.RWMutex
+	builds   map[int64]*item // items are never changed, only replaced
+	order    []int64         // numbers, rising
+	counts   map[envState]int
+	status   Status                       // without the counts
+	declined map[string][]quarry.Declined // by package
+	subs     map[*subscriber]struct{}
+	waits    map[int64][]chan struct{}
+	closed   bool
 }
 
 type envState struct {
@@ -60,11 +62,12 @@ type PauseStatus struct {
 
 func newBoard(workers int) *board {
 	return &board{
-		builds: map[int64]*item{},
-		counts: map[envState]int{},
-		status: Status{Workers: workers},
-		subs:   map[*subscriber]struct{}{},
-		waits:  map[int64][]chan struct{}{},
+		builds:   map[int64]*item{},
+		counts:   map[envState]int{},
+		status:   Status{Workers: workers},
+		declined: map[string][]quarry.Declined{},
+		subs:     map[*subscriber]struct{}{},
+		waits:    map[int64][]chan struct{}{},
 	}
 }
 
@@ -226,6 +229,26 @@ func (q *Queue) Status() Status {
 	}
 	slices.SortFunc(s.Envs, func(a, b EnvironmentStatus) int { return a.Compare(b.Environment) })
 	return s
+}
+
+// Declined lists what of a package, or of all for "", is not built because its
+// recipes say so.
+func (q *Queue) Declined(pkg string) []quarry.Declined {
+	b := q.board
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	var list []quarry.Declined
+	if pkg != "" {
+		list = slices.Clone(b.declined[pkg])
+	} else {
+		for _, d := range b.declined {
+			list = append(list, d...)
+		}
+	}
+	slices.SortFunc(list, func(a, b quarry.Declined) int {
+		return cmp.Or(strings.Compare(a.String(), b.String()), strings.Compare(a.Channel, b.Channel))
+	})
+	return list
 }
 
 // Wait returns the build once it has ended. It fails with ErrUnknown for a

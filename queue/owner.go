@@ -85,9 +85,10 @@ type owner struct {
 
 // line is a branch as last surveyed.
 type line struct {
-	commit string
-	archs  []string
-	failed map[string]bool // archs whose record is a failure of this commit
+	commit   string
+	archs    []string
+	failed   map[string]bool   // archs whose record is a failure of this commit
+	declined map[string]string // archs that it is not built for, and why
 }
 
 // change is one replaced item, for undoing.

@@ -220,6 +220,18 @@ func (o *owner) setProblems(source string, list []Problem) {
 	o.stale = true
 }
 
+// setDeclined replaces what of a package is not built because its recipes say so.
+func (o *owner) setDeclined(pkg string, list []quarry.Declined) {
+	b := o.q.board
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(list) == 0 {
+		delete(b.declined, pkg)
+	} else {
+		b.declined[pkg] = list
+	}
+}
+
 // refresh brings the board's status up to date after a batch.
 func (o *owner) refresh() {
 	o.examine()

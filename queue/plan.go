@@ -34,6 +34,7 @@ type View struct {
 	Releases map[Line]quarry.Release
 	Wants    []Want                             // oldest push first
 	Recorded map[quarry.Target]quarry.RecordRef // records of the commits that the branches are at
+	Declined []quarry.Declined                  // what the recipes say not to build
 	Problems []Problem
 }
 
@@ -76,6 +77,10 @@ func Survey(pkg string, releases []quarry.Release, problems []Problem, records f
 		}
 		for _, arch := range r.Archs {
 			w := Want{Release: r, Arch: arch}
+			if why := r.Declined(arch); why != "" {
+				v.Declined = append(v.Declined, quarry.Declined{Target: w.Target(), Reason: why})
+				continue
+			}
 			ref, ok, err := recs.Lookup(r.Package, r.Version, arch)
 			if err != nil {
 				err = fmt.Errorf("cannot look up the record of %s %s %s: %w", r.Package, r.Version, arch, err)
@@ -83,7 +88,7 @@ func Survey(pkg string, releases []quarry.Release, problems []Problem, records f
 				v.Recorded[w.Target()] = ref
 				continue
 			} else {
-				w.Unmet, err = unmet(recs, r.Needs, arch)
+				w.Unmet, err = unmet(recs, r.BuildNeeds(arch), arch)
 			}
 			switch {
 			case err == nil:
@@ -203,6 +208,8 @@ func (v *View) Decide(known []Known) Plan {
 			p.Stop = append(p.Stop, Stop{k.Number, "branch " + branch + " is gone"})
 		case r.Commit != k.Commit:
 			p.Stop = append(p.Stop, Stop{k.Number, "branch " + branch + " moved on to " + short(r.Commit)})
+		case r.Declined(k.Arch) != "":
+			p.Stop = append(p.Stop, Stop{k.Number, branch + " is not to be built for " + k.Arch + ", " + r.Declined(k.Arch)})
 		case !slices.Contains(r.Archs, k.Arch):
 			p.Stop = append(p.Stop, Stop{k.Number, branch + " is no longer wanted for " + k.Arch})
 		case k.Nonce == "" && (k.State == quarry.Waiting || k.State == quarry.Queued):

@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -151,6 +152,31 @@ func TestSurveyBad(t *testing.T) {
 	if _, err := Survey("", []quarry.Release{good}, nil, func(string) (Records, error) { return nil, errors.New("no such repository") }); err == nil ||
 		err.Error() != "cannot read the records of channel testing: no such repository" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What a recipe says not to build on an arch is no wish there, and is told.
+func TestSurveyDeclined(t *testing.T) {
+	r := rel("1", "aaaa", t0, "x86_64", "aarch64", "s390x")
+	r.Needs = []string{"a"}
+	r.Traits = map[string]quarry.Traits{
+		"aarch64": {Broken: "no barriers"}, "s390x": {Restricted: "its licence", Broken: "too"},
+		"x86_64": {Needs: []string{"x"}, HostNeeds: []string{"a", "h"}},
+	}
+	views, err := Survey("", []quarry.Release{r}, nil, func(string) (Records, error) { return table(nil), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := views["zlib"]
+	if len(v.Wants) != 1 || v.Wants[0].Arch != "x86_64" || strings.Join(v.Wants[0].Unmet, " ") != "a x h" {
+		t.Errorf("wants %+v", v.Wants)
+	}
+	if len(v.Declined) != 2 || v.Declined[0].Reason != "broken: no barriers" || v.Declined[1].Reason != "restricted: its licence" {
+		t.Errorf("declined %+v", v.Declined)
+	}
+	k := Known{Build: quarry.Build{Number: 7, Release: r, Arch: "aarch64", State: quarry.Queued}}
+	if p := v.Decide([]Known{k}); len(p.Stop) != 1 || !strings.Contains(p.Stop[0].Reason, "zlib-1 is not to be built for aarch64, broken: no barriers") {
+		t.Errorf("plan %+v", p)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -228,6 +229,7 @@ func (q *Queue) RebuildTarget(ctx context.Context, t quarry.Target, by string) (
 	var wants []Want
 	branch := quarry.Branch(t.Package, t.Version)
 	found := false
+	var declined []string
 	for _, r := range view.Releases {
 		if r.Version != t.Version || t.Channel != "" && r.Channel != t.Channel {
 			continue
@@ -238,9 +240,13 @@ func (q *Queue) RebuildTarget(ctx context.Context, t quarry.Target, by string) (
 				continue
 			}
 			w := Want{Release: r, Arch: arch}
+			if why := r.Declined(arch); why != "" {
+				declined = append(declined, fmt.Sprintf("for %s, as it is %s", arch, why))
+				continue
+			}
 			snapshot, err := recs(r.Channel)
 			if err == nil {
-				w.Unmet, err = unmet(snapshot, r.Needs, arch)
+				w.Unmet, err = unmet(snapshot, r.BuildNeeds(arch), arch)
 			}
 			if err != nil {
 				return nil, err
@@ -253,6 +259,8 @@ func (q *Queue) RebuildTarget(ctx context.Context, t quarry.Target, by string) (
 		return nil, view.Problems[0]
 	case !found:
 		return nil, fmt.Errorf("branch %s is not there: push it to have it built", branch)
+	case len(wants) == 0 && len(declined) > 0:
+		return nil, fmt.Errorf("%s is not built %s: change its recipe first", branch, strings.Join(declined, ", and "))
 	case len(wants) == 0:
 		return nil, fmt.Errorf("%s is not built for %s: see its archs in package.json and those of the channel", branch, t.Arch)
 	}

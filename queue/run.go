@@ -256,7 +256,8 @@ func (q *Queue) work(ctx context.Context, b quarry.Build) (res result) {
 
 // resolve finds the artifacts of what the build needs, as they are now.
 func (q *Queue) resolve(ctx context.Context, b quarry.Build) (deps []quarry.DepUsed, missing []string, err error) {
-	if len(b.Needs) == 0 {
+	needs := b.BuildNeeds(b.Arch)
+	if len(needs) == 0 {
 		return nil, nil, nil
 	}
 	defer func() {
@@ -268,7 +269,7 @@ func (q *Queue) resolve(ctx context.Context, b quarry.Build) (deps []quarry.DepU
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, need := range b.Needs {
+	for _, need := range needs {
 		dep, ok, err := recs.Resolve(need, b.Arch)
 		switch {
 		case err != nil:

@@ -149,6 +149,7 @@ func (o *owner) apply(v *View, ticket int64) {
 		}
 	})
 	o.setProblems("package "+v.Package, v.Problems)
+	o.setDeclined(v.Package, v.Declined)
 	o.learn(v)
 
 	var known []Known
@@ -188,6 +189,14 @@ func (o *owner) learn(v *View) {
 	fresh := make(map[Line]*line, len(v.Releases))
 	for l, r := range v.Releases {
 		fresh[l] = &line{commit: r.Commit, archs: r.Archs}
+		for _, arch := range r.Archs {
+			if why := r.Declined(arch); why != "" {
+				if fresh[l].declined == nil {
+					fresh[l].declined = map[string]string{}
+				}
+				fresh[l].declined[arch] = why
+			}
+		}
 	}
 	for t, ref := range v.Recorded {
 		if l := fresh[Line{t.Channel, t.Package, t.Version}]; l != nil && ref.Status == quarry.Failed {
@@ -326,7 +335,7 @@ func (q *Queue) lookAgain(ctx context.Context, list []*item) (found map[int64][]
 		if err != nil {
 			return nil, nil, err
 		}
-		missing, err := unmet(recs, it.Needs, it.Arch)
+		missing, err := unmet(recs, it.BuildNeeds(it.Arch), it.Arch)
 		switch {
 		case err == nil:
 			found[it.Number] = missing
@@ -397,7 +406,8 @@ func (o *owner) explain(it *item) string {
 // being built, nor before the first plan, when nothing is known.
 func (o *owner) whyNot(dep string, it *item) string {
 	named, provided, forArch := false, false, false
-	ended := "" // the worst that happened to one that fits
+	declined := "" // why one that fits is not built
+	ended := ""    // the worst that happened to one that fits
 	for _, name := range depNames(dep) {
 		for l, known := range o.lines[name] {
 			if l.Channel != it.Channel {
@@ -414,6 +424,10 @@ func (o *owner) whyNot(dep string, it *item) string {
 			}
 			for _, arch := range archs {
 				if !slices.Contains(known.archs, arch) {
+					continue
+				}
+				if why := known.declined[arch]; why != "" {
+					declined = why
 					continue
 				}
 				forArch = true
@@ -445,6 +459,8 @@ func (o *owner) whyNot(dep string, it *item) string {
 		return ", which nobody has pushed"
 	case !provided:
 		return ", a version that nobody has pushed"
+	case !forArch && declined != "":
+		return ", which is " + declined
 	case !forArch:
 		return ", which is not built for " + it.Arch
 	}

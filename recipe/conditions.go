@@ -81,6 +81,18 @@ func (r *Recipe) Traits(arch string, cross bool) quarry.Traits {
 	return t
 }
 
+// InfoFor is what goes into the record of a build for an arch: Info, with what
+// the package needs there.
+func (r *Recipe) InfoFor(arch string) quarry.Info {
+	info := r.Info
+	for _, n := range r.Traits(arch, false).Needs {
+		if !slices.Contains(info.Needed, n) {
+			info.Needed = append(slices.Clip(info.Needed), n)
+		}
+	}
+	return info
+}
+
 // conditions are the fields that the quarry object and a clause share.
 func (rd *reader) conditions(c *Conditions) []field {
 	return []field{

@@ -62,6 +62,23 @@ func TestTraits(t *testing.T) {
 	}
 }
 
+func TestInfoFor(t *testing.T) {
+	r, err := Parse([]byte(`{"package": {"name": "pkg", "version": "1.0", "description": "A package"}, "compilation": {},
+		"dependencies": ["a", "b"], "quarry": {"dependencies": {"needed": ["b", "c"], "host": ["h"]},
+		"when": [{"arch": "s390x", "dependencies": {"needed": ["z"]}}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for arch, want := range map[string]string{"x86_64": "a b c", "s390x": "a b c z"} {
+		if got := strings.Join(r.InfoFor(arch).Needed, " "); got != want {
+			t.Errorf("on %s it needs %s, want %s", arch, got, want)
+		}
+	}
+	if got := strings.Join(r.Info.Needed, " "); got != "a b" {
+		t.Errorf("the recipe itself has become %s", got)
+	}
+}
+
 func TestConditionsRefused(t *testing.T) {
 	for ext, want := range map[string]string{
 		`{"broken": 1}`:                                                   "quarry.broken is a number: give true or false, or the reason",

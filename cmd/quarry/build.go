@@ -104,7 +104,7 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	commit, when := headOf(dir)
 	b := quarry.Build{
 		Release: quarry.Release{Package: r.Package, Version: r.Version, Channel: channel, Commit: commit, Time: when,
-			Archs: []string{arch}, Needs: r.Info.Needed},
+			Archs: []string{arch}, Needs: r.Info.Needed, Traits: map[string]quarry.Traits{arch: r.Traits(arch, false)}},
 		Arch: arch, State: quarry.Running, Attempt: 1, Created: time.Now(), Started: time.Now(),
 	}
 	b.Key = quarry.BuildKey(b.Target(), commit, "")
@@ -145,20 +145,21 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 
 // localDependencies finds what a build needs among the records at hand.
 func localDependencies(c *config.Config, b quarry.Build) ([]pipeline.Dependency, error) {
-	if len(b.Needs) == 0 {
+	needs := b.BuildNeeds(b.Arch)
+	if len(needs) == 0 {
 		return nil, nil
 	}
 	if _, err := os.Stat(c.Results()); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s needs %s, and there are no records at %s: push it to a farm here first", b.Package, strings.Join(b.Needs, ", "), c.Results())
+		return nil, fmt.Errorf("%s needs %s, and there are no records at %s: push it to a farm here first", b.Package, strings.Join(needs, ", "), c.Results())
 	}
 	reader, err := results.OpenReader(c.Results(), b.Channel)
 	if err != nil {
-		return nil, fmt.Errorf("%s needs %s: %w", b.Package, strings.Join(b.Needs, ", "), err)
+		return nil, fmt.Errorf("%s needs %s: %w", b.Package, strings.Join(needs, ", "), err)
 	}
 	defer reader.Close()
 	r := records{reader.Snapshot}
 	var direct []quarry.DepUsed
-	for _, n := range b.Needs {
+	for _, n := range needs {
 		d, ok, err := r.Resolve(n, b.Arch)
 		if err != nil {
 			return nil, err

@@ -122,7 +122,7 @@ func (f farm) Close() error { return nil }
 
 // Pushed tells of a push. The channel is not among the words: post-receive has
 // written it into the repository beside who pushed.
-func (f farm) Pushed(ctx context.Context, p hooks.Push) ([]quarry.Build, error) {
+func (f farm) Pushed(ctx context.Context, p hooks.Push) (hooks.Answer, error) {
 	var out, errOut bytes.Buffer
 	words := []string{"pushed", "--", p.Package}
 	for _, r := range p.Refs {
@@ -132,17 +132,17 @@ func (f farm) Pushed(ctx context.Context, p hooks.Push) ([]quarry.Build, error) 
 	}
 	code, err := f.client.Call(ctx, words, control.Terminal{}, &out, &errOut)
 	if err != nil {
-		return nil, err
+		return hooks.Answer{}, err
 	}
 	// There may be both: builds, and branches that cannot be built.
 	if code != control.ExitOK {
 		err = &hooks.Refused{Err: errors.New(strings.TrimPrefix(strings.TrimSpace(errOut.String()), "quarry: "))}
 	}
-	var builds []quarry.Build
-	if jerr := json.Unmarshal(out.Bytes(), &builds); jerr != nil && err == nil {
+	var answer control.Pushed
+	if jerr := json.Unmarshal(out.Bytes(), &answer); jerr != nil && err == nil {
 		err = &hooks.Refused{Err: fmt.Errorf("builds of the push cannot be read: %w", jerr)}
 	}
-	return builds, err
+	return hooks.Answer(answer), err
 }
 
 func (f farm) Follow(ctx context.Context, number int64, w io.Writer) error {

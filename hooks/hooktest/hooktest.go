@@ -180,8 +180,9 @@ func dial(ctx context.Context, socket string) (hooks.Daemon, error) {
 
 func (c client) Close() error { return nil }
 
-func (c client) Pushed(ctx context.Context, p hooks.Push) ([]quarry.Build, error) {
-	return c.call(ctx, request{Push: &p}, io.Discard)
+func (c client) Pushed(ctx context.Context, p hooks.Push) (hooks.Answer, error) {
+	builds, err := c.call(ctx, request{Push: &p}, io.Discard)
+	return hooks.Answer{Builds: builds}, err
 }
 
 func (c client) Follow(ctx context.Context, number int64, w io.Writer) error {
