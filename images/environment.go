@@ -210,12 +210,15 @@ func (s *Store) Environments(ctx context.Context) []Environment {
 			v.Memory += memory
 			v.Disk += disk
 		}
-		base, inst, err := s.ground(ctx, v.Channel, v.Arch)
-		if err != nil {
+		r, ok, err := s.present(ctx, env{v.Channel, v.Arch})
+		switch {
+		case err != nil:
 			v.Paused = cmp.Or(v.Paused, err.Error())
-			continue
+		case !ok:
+			v.Paused = cmp.Or(v.Paused, r.Trouble, "its instance is not made yet")
+		default:
+			v.Base, v.Instance = r.Base, r.Instance
 		}
-		v.Base, v.Instance = base, inst
 	}
 	return list
 }

@@ -87,6 +87,7 @@ type Store struct {
 
 	channels map[string]Channel
 	pool     *pool
+	inst     instances
 
 	mu    sync.Mutex // guards the following
 	bases map[string]Base
@@ -144,6 +145,7 @@ func New(conn *podman.Conn, opts Options) (*Store, error) {
 	if err := s.mapping(); err != nil {
 		return nil, err
 	}
+	s.inst.init()
 	s.pool = newPool(s, opts.Pool)
 	s.pool.recall()
 	return s, nil
@@ -199,6 +201,11 @@ func (s *Store) mapping() error {
 // images that no base needs any more. Workspaces of this store stay. Call it
 // before the first Workspace.
 func (s *Store) Sweep(ctx context.Context) error {
+	// Not under an update of this store's.
+	if err := s.inst.maker.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer s.inst.maker.Release(1)
 	call, err := s.conn.Context(ctx)
 	if err != nil {
 		return err
@@ -245,6 +252,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 		}
 	}
 	s.sweepCgroups()
+	errs = append(errs, s.sweepInstances(ctx))
 	s.prune(ctx)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("what an earlier run left cannot all be removed: %w", err)
@@ -306,6 +314,7 @@ func (s *Store) Drain(ctx context.Context) error {
 // Close closes the workspaces that are still open, those that are ready
 // included, all at once, and waits for their removal.
 func (s *Store) Close(ctx context.Context) error {
+	s.inst.close()
 	s.pool.shut()
 	s.mu.Lock()
 	errs := make(chan error, len(s.open))

@@ -99,12 +99,8 @@ func (s *Store) workspace(ctx context.Context, want Spec) (*Workspace, error) {
 // ground finds what a workspace is made from: the instance of its channel and
 // arch, which is the base where the channel has no setup.
 func (s *Store) ground(ctx context.Context, channel, arch string) (Base, Instance, error) {
-	c := s.channels[channel]
-	base, err := s.base(ctx, BaseRef{arch, c.Base}.String())
-	if err != nil {
-		return Base{}, Instance{}, err
-	}
-	return base, Instance{Channel: channel, Arch: arch, Base: base, Digest: base.Digest, Image: base.Image, Size: base.Size}, nil
+	inst, err := s.instance(ctx, channel, arch)
+	return inst.Base, inst, err
 }
 
 // blank is a workspace of which nothing is made yet.
@@ -158,7 +154,8 @@ func (s *Store) create(ctx context.Context, w *Workspace, network bool) (err err
 	made, err := containers.CreateWithSpec(call, s.container(w, network), nil)
 	if err != nil {
 		if podman.Code(err) == 404 {
-			s.forget(w.Base.Ref()) // somebody removed the base behind our back
+			s.forget(w.Base.Ref()) // somebody removed it behind our back
+			s.forgetInstance(w.Channel, w.Arch)
 		}
 		return fmt.Errorf("workspace %s cannot be made: %w", w.Name, s.blame(w.gen, err))
 	}
