@@ -67,9 +67,9 @@ func (w *Workspace) watch() {
 // measure finds out how much disk the workspace takes.
 func (w *Workspace) measure() error {
 	total, err := usage(w.Dir, w.Limits.Disk)
-	if err == nil && w.Upper != "" {
+	if upper := w.upperDir(); err == nil && upper != "" {
 		var more int64
-		more, err = usage(w.Upper, w.Limits.Disk-total)
+		more, err = usage(upper, w.Limits.Disk-total)
 		total += more
 	}
 	w.mu.Lock()
@@ -303,10 +303,11 @@ func (w *Workspace) Close(ctx context.Context) error {
 func (w *Workspace) discard(ctx context.Context) {
 	s := w.store
 	if w.asked {
-		if err := s.removeContainer(ctx, w.container, w.Upper); err != nil {
+		if err := s.removeContainer(ctx, w.container, w.upperDir()); err != nil {
 			s.log.Error("a workspace's container stays until the next start", "workspace", w.Name, "error", err)
 		}
 	}
+	w.unlay()
 	if w.Dir != "" {
 		if err := deltree.Remove(w.Dir); err != nil {
 			s.log.Error("a workspace's folder stays until the next start", "workspace", w.Name, "error", err)

@@ -228,6 +228,7 @@ func (s *Store) Sweep(ctx context.Context) error {
 	for w := range s.open {
 		mine[w.container] = true
 		dirs[filepath.Base(w.Dir)] = true
+		dirs[filepath.Base(w.Dir)+layExt] = true
 	}
 	s.mu.Unlock()
 	var errs []error

@@ -130,6 +130,7 @@ type Workspace struct {
 	pid       int   // of the first process as this process sees it; -1 when not known
 	counted   bool  // by the pool, as one that a build has
 	stop      func()
+	laying    laying
 
 	fdMu   sync.Mutex // guards the following
 	initFD int        // pidfd of the first process; -1 when there is none

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containers/common/libnetwork/types"
@@ -383,6 +384,11 @@ func (w *Workspace) inspectUpper(call context.Context) error {
 	if data.GraphDriver != nil {
 		if upper := data.GraphDriver.Data["UpperDir"]; upper != "" {
 			w.Upper = w.store.conn.HostPath(upper)
+		}
+		for lower := range strings.SplitSeq(data.GraphDriver.Data["LowerDir"], ":") {
+			if lower != "" {
+				w.laying.lower = append(w.laying.lower, w.store.conn.HostPath(lower))
+			}
 		}
 	}
 	if w.Runtime == "" {
