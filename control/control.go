@@ -67,8 +67,10 @@ func Code(err error) int {
 type Terminal struct {
 	TTY   bool `json:"tty,omitempty"`
 	Width int  `json:"width,omitempty"` // columns; 0: not known
-	Color bool `json:"color,omitempty"`
-	Live  bool `json:"live,omitempty"` // standard error is a terminal too: progress may draw there
+	// Height is its lines; 0: not known.
+	Height int  `json:"height,omitempty"`
+	Color  bool `json:"color,omitempty"`
+	Live   bool `json:"live,omitempty"` // standard error is a terminal too: progress may draw there
 }
 
 // Call is one use of a verb.
@@ -138,7 +140,10 @@ type Verb struct {
 	// File is the place among the arguments, from 1, of a path of the farm's
 	// machine, which a door that is on it makes absolute; "-" stands for In. 0: none
 	// is.
-	File  int
+	File int
+	// Keys says that the verb draws on a whole terminal and ends when somebody types
+	// q: a door that has the terminal itself sees to that.
+	Keys  bool
 	Flags func(*pflag.FlagSet)
 	// Ask gives a question that somebody at a terminal has to answer with yes
 	// first; "" when there is none. Such a verb has a flag --yes.

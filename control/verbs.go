@@ -35,6 +35,8 @@ type Farm struct {
 	Logs    Logs
 	Version string
 	Started time.Time
+	// Usage keeps what builds use; nil: nobody does.
+	Usage Usage
 	// Images is the daemon's own store, which nobody else may open meanwhile.
 	Images *images.Store
 	// Channels are those of the configuration, by name.
@@ -60,14 +62,17 @@ func Verbs(f *Farm) Table {
 				fs.IntP("limit", "n", 10, "how many ended builds to show")
 			},
 			Run: f.status},
-		{Name: "log", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Text: true, Short: "Print a build's log",
+		f.topVerb(),
+		{Name: "log", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Short: "Print a build's log",
 			Long: "With -f it goes on until the build has ended, prints the verdict, and the exit\n" +
 				"code is 6 when the build did not succeed. It can be called again after a lost\n" +
-				"connection.",
-			Example: "log 17\nlog -f 17\nlog -n 50 17",
+				"connection.\n\nWith --usage it prints what the build used over its time instead: -n is then how\n" +
+				"many lines that may take, and --json gives every sample.",
+			Example: "log 17\nlog -f 17\nlog -n 50 17\nlog --usage 17",
 			Flags: func(fs *pflag.FlagSet) {
 				fs.BoolP("follow", "f", false, "go on until the build has ended")
 				fs.IntP("lines", "n", 0, "only the last lines")
+				fs.Bool("usage", false, "what it used instead, while it runs and after")
 				fs.Bool("raw", false, "as it was printed, with escape sequences that can do anything to a terminal")
 			},
 			Run: f.log},
@@ -176,10 +181,17 @@ func (f *Farm) log(ctx context.Context, c *Call) error {
 	}
 	lines := c.int("lines")
 	switch {
+	case c.bool("usage") && (c.bool("follow") || c.bool("raw")):
+		return usage("log: --usage prints no log: leave out -f and --raw")
+	case c.JSON() && !c.bool("usage"):
+		return usage("log: --json goes with --usage: a log itself is text")
 	case lines < 0:
 		return usage("log: -n counts lines: it may not be negative")
 	case lines > 0 && c.bool("follow"):
 		return usage("log: -f shows a log from its start: leave out -n")
+	}
+	if c.bool("usage") {
+		return f.used(c, n, lines)
 	}
 	if lines > 0 {
 		tail, err := f.Logs.Tail(n, lines)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -123,6 +124,7 @@ func Safe(s string, lines bool) string {
 // Table collects rows and writes them in columns. Cells may be painted.
 type Table struct {
 	Head  []string
+	Right []int // columns, from 0, whose cells stand at their right edge: numbers
 	Color bool
 	rows  [][]cell
 }
@@ -175,9 +177,14 @@ func (t *Table) WriteTo(w io.Writer) (int64, error) {
 			row = row[:len(row)-1]
 		}
 		for i, c := range row {
+			fill := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text))
+			if slices.Contains(t.Right, i) {
+				b.WriteString(fill)
+				fill = ""
+			}
 			b.WriteString(Paint(c.text, c.paint, t.Color))
 			if i < len(row)-1 {
-				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+2))
+				b.WriteString(fill + "  ")
 			}
 		}
 		b.WriteByte('\n')

@@ -53,6 +53,20 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestTableRight(t *testing.T) {
+	tb := Table{Head: []string{"A", "NUMBER", "Z"}, Right: []int{1}}
+	tb.Row("x", 1, "z")
+	tb.Row("x", "")
+	tb.Row("x", 12)
+	var b strings.Builder
+	if _, err := tb.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	if want := "A  NUMBER  Z\nx       1  z\nx\nx      12\n"; b.String() != want {
+		t.Errorf("table is\n%q, want\n%q", b.String(), want)
+	}
+}
+
 func TestAgo(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, tt := range []struct {

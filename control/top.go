@@ -1,0 +1,381 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/cgroup"
+	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/queue"
+	use "github.com/Morphux/quarry/usage"
+	"github.com/spf13/pflag"
+)
+
+// Usage is what the verbs need of the store of what builds use.
+type Usage interface {
+	// Live gives the builds that are being sampled.
+	Live() []use.Live
+	// Read gives the series of all attempts at a build.
+	Read(number int64) ([]use.Attempt, error)
+}
+
+func (f *Farm) topVerb() *Verb {
+	return &Verb{Name: "top", Short: "Show what running builds use, live", Keys: true,
+		Long: "On a terminal it is drawn anew every two seconds until q or ^C; elsewhere it is\n" +
+			"printed once. CPU is of one processor (two that are busy are 200%) over the last\n" +
+			"second or more, memory counts the file cache as the limit does, and PROCS counts\n" +
+			"threads too. \"-\" stands for what is not known (yet).",
+		Example: "top\ntop -n 5 --every 10s\ntop --json",
+		Flags: func(fs *pflag.FlagSet) {
+			fs.IntP("count", "n", 0, "how often to print (default: once, on a terminal until q)")
+			fs.Duration("every", 2*time.Second, "time between two looks")
+		},
+		Run: f.top}
+}
+
+// leastEvery is how often somebody may look: what is seen is up to half a
+// second old anyway.
+const leastEvery = 500 * time.Millisecond
+
+func (f *Farm) top(ctx context.Context, c *Call) error {
+	every, _ := c.Flags.GetDuration("every")
+	count := c.int("count")
+	switch {
+	case every < leastEvery:
+		return usage("top: --every takes a time of %v at least, such as 5s", leastEvery)
+	case count < 0:
+		return usage("top: -n counts looks: it may not be negative")
+	}
+	draw := c.Term.TTY && !c.JSON() && count == 0
+	if !draw {
+		count = max(count, 1)
+	}
+	quit, stop := context.WithCancel(ctx)
+	defer stop()
+	height := c.Term.Height
+	if height <= 0 {
+		height = 24
+	}
+	if draw {
+		if c.In != nil {
+			go watchKeys(c.In, stop)
+		}
+		// What is on the screen goes up, and is not lost. Nothing else of the
+		// terminal's is changed for longer than one frame, so that a connection
+		// that breaks leaves a terminal that works.
+		if _, err := io.WriteString(c.Out, strings.Repeat("\n", height)); err != nil {
+			return nil
+		}
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for i := 1; ; i++ {
+		var b bytes.Buffer
+		if err := f.look(c, &b, height, draw, every); err != nil {
+			return err
+		}
+		text := b.Bytes()
+		if draw {
+			text = screen(b.String(), height)
+		} else if i > 1 && !c.JSON() {
+			text = append([]byte("\n"), text...)
+		}
+		if _, err := c.Out.Write(text); err != nil {
+			return nil // whoever looked has gone
+		}
+		if i == count {
+			return nil
+		}
+		select {
+		case <-quit.Done():
+			if draw {
+				fmt.Fprintln(c.Out)
+			}
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// screen puts a text in the place of what a terminal shows: from its upper left
+// corner, lines cut at the right and below, the rest wiped.
+func screen(text string, height int) []byte {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	lines = lines[:min(len(lines), max(1, height-1))]
+	var b bytes.Buffer
+	b.WriteString("\x1b[H\x1b[?7l")
+	for _, l := range lines {
+		b.WriteString(l + "\x1b[K\n")
+	}
+	b.WriteString("\x1b[J\x1b[?7h")
+	return b.Bytes()
+}
+
+// watchKeys ends top when somebody types q. ^C comes as a byte where no kernel
+// stands between the terminal and us.
+func watchKeys(in io.Reader, quit func()) {
+	for b := make([]byte, 64); ; {
+		n, err := in.Read(b)
+		if bytes.ContainsAny(b[:n], "qQ\x03\x04") {
+			quit()
+			return
+		}
+		if err != nil { // a terminal that cannot be typed at may still be looked at
+			return
+		}
+	}
+}
+
+// running is a build that runs, with what is known of what it uses.
+type running struct {
+	Build   int64     `json:"build"`
+	Attempt int       `json:"attempt"`
+	Package string    `json:"package"`
+	Version string    `json:"version"`
+	Arch    string    `json:"arch"`
+	Channel string    `json:"channel"`
+	Step    string    `json:"step"`
+	Started time.Time `json:"started"`
+	Usage   *use.Live `json:"usage"` // null while it has no workspace
+}
+
+type topJSON struct {
+	At      time.Time   `json:"at"`
+	Machine use.Machine `json:"machine"`
+	Builds  []running   `json:"builds"`
+}
+
+// running gives the builds that run, those that work most first.
+func (f *Farm) running() []running {
+	list := []running{} // never null
+	live := map[int64]use.Live{}
+	if f.Usage != nil {
+		for _, l := range f.Usage.Live() {
+			live[l.Build] = l
+		}
+	}
+	for _, b := range f.Queue.List(queue.Filter{States: []quarry.State{quarry.Running}}) {
+		r := running{Build: b.Number, Attempt: b.Attempt, Package: b.Package, Version: b.Version, Arch: b.Arch, Channel: b.Channel, Step: b.Step, Started: b.Started}
+		if l, ok := live[b.Number]; ok {
+			r.Usage, r.Step = &l, l.Now.Step
+		}
+		list = append(list, r)
+	}
+	cpu := func(r running) int64 {
+		if r.Usage == nil || !r.Usage.Rate.CPU.Known {
+			return -1
+		}
+		// What differs by less than a tenth of a processor would only dance.
+		return r.Usage.Rate.CPU.N / 10
+	}
+	slices.SortFunc(list, func(a, b running) int {
+		if x, y := cpu(a), cpu(b); x != y {
+			return int(y - x)
+		}
+		return int(a.Build - b.Build)
+	})
+	return list
+}
+
+// look writes how things stand at this moment.
+func (f *Farm) look(c *Call, w io.Writer, height int, draw bool, every time.Duration) error {
+	now := time.Now()
+	machine, builds := use.ThisMachine(), f.running()
+	if c.JSON() {
+		return human.JSON(w, topJSON{now.UTC(), machine, builds})
+	}
+	st := f.Queue.Status()
+	head := human.Paint(fmt.Sprintf("%s running", plural(len(builds), "build", "builds")), human.Bold, c.Term.Color)
+	if n := st.Counts[quarry.Queued] + st.Counts[quarry.Waiting]; n > 0 {
+		head += fmt.Sprintf(", %d queued, %d waiting", st.Counts[quarry.Queued], st.Counts[quarry.Waiting])
+	}
+	var total struct{ cpu, memory, read, written, procs, disk cgroup.Count }
+	add := func(to *cgroup.Count, n cgroup.Count) {
+		if n.Known {
+			*to = cgroup.Of(to.N + n.N)
+		}
+	}
+	for _, r := range builds {
+		if u := r.Usage; u != nil {
+			add(&total.cpu, u.Rate.CPU)
+			add(&total.memory, u.Now.Memory)
+			add(&total.read, u.Rate.Read)
+			add(&total.written, u.Rate.Written)
+			add(&total.procs, u.Now.Procs)
+			add(&total.disk, u.Now.Disk)
+		}
+	}
+	if draw {
+		head += human.Paint(fmt.Sprintf("   %s, every %s, q ends", now.Format(time.TimeOnly), human.Duration(every)), human.Dim, c.Term.Color)
+	}
+	fmt.Fprintln(w, head)
+	fmt.Fprintln(w, machineText(machine))
+	for _, p := range st.Paused {
+		fmt.Fprintln(w, pauseText(p, c.Term.Color))
+	}
+	if len(builds) == 0 {
+		fmt.Fprintln(w, "\nNothing is being built.")
+		return nil
+	}
+	fmt.Fprintln(w)
+	t := topTable{color: c.Term.Color, width: c.Term.Width}
+	rows := builds
+	if most := height - 7 - len(st.Paused); draw && len(rows) > most {
+		rows = rows[:max(1, most)]
+	}
+	for _, r := range rows {
+		t.build(r, now)
+	}
+	if len(builds) > 1 {
+		t.rows = append(t.rows, []any{"total", "", "", "", "", "", "", percent(total.cpu), "", size(total.memory), "", size(total.read), size(total.written), count(total.procs), size(total.disk)})
+	}
+	if err := t.writeTo(w); err != nil {
+		return err
+	}
+	if n := len(builds) - len(rows); n > 0 {
+		fmt.Fprintf(w, "and %d more\n", n)
+	}
+	return nil
+}
+
+func machineText(m use.Machine) string {
+	s := plural(m.CPUs, "CPU", "CPUs")
+	if m.Memory.Known && m.Available.Known {
+		s += fmt.Sprintf(", memory %s of %s in use", human.Size(m.Memory.N-m.Available.N), human.Size(m.Memory.N))
+	}
+	if len(m.Load) == 3 {
+		s += fmt.Sprintf(", load %.2f %.2f %.2f", m.Load[0], m.Load[1], m.Load[2])
+	}
+	return s
+}
+
+// topTable is a table whose numbers stand at the right of their columns, and
+// that leaves columns out where the terminal is narrow.
+type topTable struct {
+	color bool
+	width int
+	rows  [][]any
+}
+
+var (
+	topHead  = []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STEP", "SINCE", "CPU", "", "MEMORY", "OF", "READ/S", "WRITE/S", "PROCS", "DISK"}
+	topRight = 7 // numbers begin here
+	// What to leave out first.
+	topSpare = []string{"", "OF", "CHANNEL", "DISK", "VERSION", "ARCH", "READ/S", "WRITE/S"}
+)
+
+func (t *topTable) build(r running, now time.Time) {
+	since := "-"
+	if !r.Started.IsZero() {
+		since = human.Duration(now.Sub(r.Started))
+	}
+	row := []any{r.Build, r.Package, r.Version, r.Arch, r.Channel, human.Cell(r.Step, human.Blue), since}
+	u := r.Usage
+	if u == nil {
+		u = &use.Live{}
+	}
+	bar := ""
+	memory := human.Cell(size(u.Now.Memory), human.Plain)
+	of := "-"
+	if u.Memory > 0 {
+		of = human.Size(u.Memory)
+		if u.Now.Memory.N > u.Memory/10*9 { // file cache goes when it must
+			memory = human.Cell(size(u.Now.Memory), human.Yellow)
+		}
+	}
+	if u.CPUs > 0 && u.Rate.CPU.Known {
+		bar = gauge(float64(u.Rate.CPU.N) / 100 / u.CPUs)
+	}
+	t.rows = append(t.rows, append(row, percent(u.Rate.CPU), human.Cell(bar, human.Green), memory, of,
+		size(u.Rate.Read), size(u.Rate.Written), count(u.Now.Procs), size(u.Now.Disk)))
+}
+
+// gauge draws a share of 1.
+func gauge(share float64) string {
+	const wide = 8
+	n := int(min(max(share, 0), 1)*wide*8 + 0.5)
+	s := strings.Repeat("█", n/8)
+	if n%8 > 0 {
+		s += string(rune('█' + 8 - n%8)) // U+2589 to U+258F are narrower and narrower
+	}
+	return s + strings.Repeat("·", wide-utf8.RuneCountInString(s))
+}
+
+func (t *topTable) writeTo(w io.Writer) error {
+	skip := map[string]bool{}
+	for _, name := range topSpare {
+		if t.width <= 0 || widest(t.format(skip, false)) <= t.width {
+			break
+		}
+		skip[name] = true
+	}
+	_, err := io.WriteString(w, t.format(skip, t.color))
+	return err
+}
+
+func widest(text string) (wide int) {
+	for line := range strings.Lines(text) {
+		wide = max(wide, utf8.RuneCountInString(strings.TrimRight(line, "\n")))
+	}
+	return wide
+}
+
+func (t *topTable) format(skip map[string]bool, color bool) string {
+	table := human.Table{Color: color}
+	for i, h := range topHead {
+		if !skip[h] {
+			table.Head = append(table.Head, h)
+			if i >= topRight && h != "" {
+				table.Right = append(table.Right, len(table.Head)-1)
+			}
+		}
+	}
+	for _, row := range t.rows {
+		var cells []any
+		for i, cell := range row {
+			if !skip[topHead[i]] {
+				cells = append(cells, cell)
+			}
+		}
+		table.Row(cells...)
+	}
+	var b strings.Builder
+	_, _ = table.WriteTo(&b)
+	return b.String()
+}
+
+// percent, size and count write what may not be known.
+func percent(n cgroup.Count) string {
+	if !n.Known {
+		return "-"
+	}
+	return fmt.Sprintf("%d%%", n.N)
+}
+
+func size(n cgroup.Count) string {
+	if !n.Known {
+		return "-"
+	}
+	return human.Size(n.N)
+}
+
+func count(n cgroup.Count) string {
+	if !n.Known {
+		return "-"
+	}
+	return fmt.Sprint(n.N)
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
