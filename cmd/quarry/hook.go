@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/control"
 	"github.com/Morphux/quarry/hooks"
 	"github.com/spf13/cobra"
