@@ -65,10 +65,9 @@ func Code(err error) int {
 
 // Terminal says what stands at the other end of the output.
 type Terminal struct {
-	TTY   bool `json:"tty,omitempty"`
-	Width int  `json:"width,omitempty"` // columns; 0: not known
-	// Height is its lines; 0: not known.
-	Height int  `json:"height,omitempty"`
+	TTY    bool `json:"tty,omitempty"`
+	Width  int  `json:"width,omitempty"`  // columns; 0: not known
+	Height int  `json:"height,omitempty"` // lines; 0: not known
 	Color  bool `json:"color,omitempty"`
 	Live   bool `json:"live,omitempty"` // standard error is a terminal too: progress may draw there
 }
@@ -141,8 +140,8 @@ type Verb struct {
 	// machine, which a door that is on it makes absolute; "-" stands for In. 0: none
 	// is.
 	File int
-	// Keys says that the verb draws on a whole terminal and ends when somebody types
-	// q: a door that has the terminal itself sees to that.
+	// Keys says that the verb draws on a whole terminal until somebody types q. A
+	// door that has the terminal itself sees to the key; the others give In.
 	Keys  bool
 	Flags func(*pflag.FlagSet)
 	// Ask gives a question that somebody at a terminal has to answer with yes

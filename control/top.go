@@ -127,7 +127,8 @@ func watchKeys(in io.Reader, quit func()) {
 			quit()
 			return
 		}
-		if err != nil { // a terminal that cannot be typed at may still be looked at
+		if err != nil { // ^D, or the terminal has gone
+			quit()
 			return
 		}
 	}

@@ -40,8 +40,9 @@ var ErrReadOnly = errors.New("only the farm writes it")
 
 // Terminal says what stands at the other end of a verb.
 type Terminal struct {
-	TTY   bool
-	Width int // columns; 0: not known
+	TTY    bool
+	Width  int // columns; 0: not known
+	Height int // lines; 0: not known
 }
 
 // Verbs runs one verb and gives its exit status. argv is never empty; the

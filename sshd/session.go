@@ -81,7 +81,7 @@ func (s *Server) session(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewChanne
 				Modes                        string
 			}
 			if gossh.Unmarshal(req.Payload, &pty) == nil && !started && se.pty == nil {
-				se.pty, ok = &Terminal{TTY: true, Width: int(min(pty.Columns, 10_000))}, true
+				se.pty, ok = &Terminal{TTY: true, Width: int(min(pty.Columns, 10_000)), Height: int(min(pty.Rows, 10_000))}, true
 			}
 		case "window-change":
 			ok = se.pty != nil // verbs wrap their lines once, at the beginning

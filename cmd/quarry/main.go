@@ -249,9 +249,9 @@ func terminal(w io.Writer) control.Terminal {
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return control.Terminal{}
 	}
-	width, _, err := term.GetSize(int(f.Fd()))
+	width, height, err := term.GetSize(int(f.Fd()))
 	if err != nil {
-		width = 0
+		width, height = 0, 0
 	}
-	return control.Terminal{TTY: true, Width: width, Color: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+	return control.Terminal{TTY: true, Width: width, Height: height, Color: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }

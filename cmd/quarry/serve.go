@@ -23,6 +23,7 @@ import (
 	"github.com/Morphux/quarry/repos"
 	"github.com/Morphux/quarry/results"
 	"github.com/Morphux/quarry/sshd"
+	"github.com/Morphux/quarry/usage"
 	"github.com/spf13/afero"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -76,6 +77,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
+	used := usage.Open(afero.NewBasePathFs(afero.NewOsFs(), c.LogDir()))
 	res, err := results.Open(c.Results(), results.Options{SBU: time.Duration(c.Build.Standard).Seconds(), Head: c.DefaultChannel, Logger: log})
 	if err != nil {
 		return err
@@ -100,6 +102,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
+	pipe.Usage = used
 	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, logs: logs, ssh: sshBase(c.SSH.Listen)}
 	if err := os.MkdirAll(c.Journal(), 0o755); err != nil {
 		return err
@@ -113,7 +116,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
-	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Images: store, Channels: farmChannels(c), Version: version, Started: began})
+	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Usage: used, Images: store, Channels: farmChannels(c), Version: version, Started: began})
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
 		return err
@@ -138,7 +141,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 			return err
 		})
 	})
-	group.Go(func() error { prune(ctx, logs, log); return nil })
+	group.Go(func() error { prune(ctx, logs, used, log); return nil })
 	err = group.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = nil
@@ -160,7 +163,7 @@ func newDoor(c *config.Config, people *keys.Store, packages *repos.Repos, verbs 
 	return sshd.New(sshd.Options{
 		HostKey: c.HostKey(), Keys: people, Repos: fetchable{packages, c.Results()}, Channels: hookChannels(c),
 		Verbs: func(ctx context.Context, id quarry.Identity, argv []string, in io.Reader, out, errOut io.Writer, term sshd.Terminal) int {
-			return verbs.Run(ctx, id, argv, in, out, errOut, control.Terminal{TTY: term.TTY, Width: term.Width, Color: term.TTY, Live: term.TTY})
+			return verbs.Run(ctx, id, argv, in, out, errOut, control.Terminal{TTY: term.TTY, Width: term.Width, Height: term.Height, Color: term.TTY, Live: term.TTY})
 		},
 		Hooks: hooks.Options{Binary: self, Settings: hooks.Settings{Socket: c.Socket(), Spool: c.Spool(), Channel: c.DefaultChannel}},
 		Home:  filepath.Join(c.State, "home"), MaxPush: int64(c.Git.MaxPush), Log: log,
@@ -244,12 +247,16 @@ func shareSpool(c *config.Config) error {
 	return errors.Join(os.Chown(c.Spool(), -1, gid), os.Chmod(c.Spool(), 0o2770))
 }
 
-func prune(ctx context.Context, logs *livelog.Store, log *slog.Logger) {
+// prune removes old logs now and then, and what is kept with them.
+func prune(ctx context.Context, logs *livelog.Store, used *usage.Store, log *slog.Logger) {
 	for {
 		if gone, err := logs.Prune(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("old logs cannot be removed", "err", err)
 		} else if len(gone) > 0 {
 			log.Info("old logs removed", "builds", len(gone))
+		}
+		if _, err := used.Prune(ctx, logs.Has); err != nil && ctx.Err() == nil {
+			log.Warn("samples of old builds cannot be removed", "err", err)
 		}
 		select {
 		case <-ctx.Done():

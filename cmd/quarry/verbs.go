@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"github.com/Morphux/quarry/control"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -99,16 +102,61 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, args, flags []string) er
 			return err
 		}
 	}
+	ctx := cmd.Context()
+	if v.Keys && ends.TTY {
+		var restore func()
+		ctx, restore = untilQ(ctx, in)
+		defer restore()
+	}
 	words := append(append(strings.Fields(v.Name), flags...), "--")
 	words = append(words, args...)
-	code, err := client.Call(cmd.Context(), words, ends, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	code, err := client.Call(ctx, words, ends, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	if v.Alone && errors.Is(err, control.ErrUnreachable) {
 		code, err = a.alone(cmd, c, words, client.In, ends)
+	}
+	if v.Keys && ends.TTY && ctx.Err() != nil { // q or ^C, as it is meant to be ended
+		fmt.Fprintln(cmd.OutOrStdout())
+		return nil
 	}
 	if err == nil && code != control.ExitOK {
 		err = &exitError{code}
 	}
 	return err
+}
+
+// untilQ gives a context that ends when somebody types q. Until restore the
+// terminal gives each key as it is typed and does not show it; ^C and its like
+// stay signals.
+func untilQ(ctx context.Context, in io.Reader) (_ context.Context, restore func()) {
+	f, ok := in.(*os.File)
+	if !ok {
+		return ctx, func() {}
+	}
+	fd := int(f.Fd())
+	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return ctx, func() {} // no terminal
+	}
+	keys := *old
+	keys.Lflag &^= unix.ICANON | unix.ECHO
+	keys.Cc[unix.VMIN], keys.Cc[unix.VTIME] = 1, 0
+	if unix.IoctlSetTermios(fd, unix.TCSETS, &keys) != nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		for b := make([]byte, 64); ; {
+			n, err := f.Read(b)
+			if err != nil || bytes.ContainsAny(b[:n], "qQ\x04") {
+				cancel()
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		cancel()
+		_ = unix.IoctlSetTermios(fd, unix.TCSETS, old)
+	}
 }
 
 // alone runs a verb on the store of images, which no daemon has open.

@@ -33,6 +33,13 @@ func (s *Store) Await(ctx context.Context, number int64) error {
 	}
 }
 
+// Has reports whether there is a log of a build, or one is being written.
+func (s *Store) Has(number int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open[number] != nil || s.exists(packedPath(number)) || s.exists(plainPath(number))
+}
+
 func (s *Store) exists(name string) bool {
 	_, err := s.fs.Stat(name)
 	return err == nil
