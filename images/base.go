@@ -5,20 +5,16 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/containers/podman/v4/pkg/bindings/containers"
 	"github.com/containers/podman/v4/pkg/bindings/images"
 	"github.com/containers/podman/v4/pkg/domain/entities"
-	"github.com/containers/podman/v4/pkg/specgen"
 
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/tinyelf"
@@ -52,14 +48,37 @@ func (s *Store) forget(ref string) {
 	delete(s.bases, ref)
 }
 
+func (s *Store) forgetAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.bases)
+}
+
 // Base returns the base that ref names, ARCH or ARCH:NAME (see [ParseBaseRef]);
-// when there is none, the error is a *NoBaseError.
+// when there is none, the error is a *NoBaseError. A base whose image somebody
+// deleted underneath is made again from its clean copy first.
 func (s *Store) Base(ctx context.Context, ref string) (Base, error) {
 	r, err := ParseBaseRef(ref)
 	if err != nil {
 		return Base{}, err
 	}
-	return s.lookUp(ctx, r)
+	b, err := s.lookUp(ctx, r)
+	var none *NoBaseError
+	if !errors.As(err, &none) {
+		return b, err
+	}
+	if _, kept := s.copies.of(ref); !kept {
+		return b, err
+	}
+	if err := s.loading.Acquire(ctx, 1); err != nil {
+		return Base{}, err
+	}
+	defer s.loading.Release(1)
+	if b, err = s.lookUp(ctx, r); !errors.As(err, &none) {
+		return b, err // somebody was quicker
+	}
+	s.log.Warn("a base is gone from podman's storage, and is made again from its clean copy", "base", ref)
+	return s.restore(ctx, ref, nil)
 }
 
 // lookUp asks podman for a base.
@@ -83,8 +102,12 @@ func (s *Store) lookUp(ctx context.Context, ref BaseRef) (Base, error) {
 	if img.Created != nil {
 		b.Created = img.Created.UTC()
 	}
-	if note, ok := s.note(b.Image); ok {
-		b.Source, b.Created = note.Source, note.Created
+	if kept, ok := s.copies.get(b.Digest); ok {
+		// An image cannot say of itself where it comes from: its archive must
+		// not be changed when it is loaded.
+		if r, ok := kept.ref(b.Ref()); ok {
+			b.Source, b.Created = r.Source, r.Created
+		}
 	}
 	s.mu.Lock()
 	s.bases[ref.String()] = b
@@ -141,24 +164,40 @@ func (s *Store) Bases(ctx context.Context) ([]Base, error) {
 	return bases, nil
 }
 
-// Remove removes a base. Builds that run keep it until they end.
+// Remove removes a base and its clean copy. Builds that run keep it until they
+// end.
 func (s *Store) Remove(ctx context.Context, ref string) error {
 	r, err := ParseBaseRef(ref)
 	if err != nil {
 		return err
 	}
-	b, err := s.lookUp(ctx, r)
-	if err != nil {
+	if err := s.loading.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	call, err := s.conn.Context(ctx)
-	if err != nil {
+	defer s.loading.Release(1)
+	b, err := s.lookUp(ctx, r)
+	var none *NoBaseError
+	if err != nil && !errors.As(err, &none) {
+		return err
+	}
+	_, kept := s.copies.of(ref)
+	if err != nil && !kept {
 		return err
 	}
 	s.forget(ref)
-	if err := images.Untag(call, b.Image[len("sha256:"):], r.tag(), repository, nil); err != nil {
-		return fmt.Errorf("base for %s cannot be removed: %w", ref, gone(err))
+	if err == nil {
+		call, err := s.conn.Context(ctx)
+		if err != nil {
+			return err
+		}
+		if err := images.Untag(call, b.Image[len("sha256:"):], r.tag(), repository, nil); err != nil {
+			return fmt.Errorf("base for %s cannot be removed: %w", ref, gone(err))
+		}
 	}
+	if err := s.copies.forget(ref, func(string) bool { return true }); err != nil {
+		return err
+	}
+	s.baseChanged(ref)
 	s.prune(ctx)
 	return nil
 }
@@ -185,60 +224,20 @@ func (s *Store) prune(ctx context.Context) {
 		}
 		// An image in use is refused, which is as it should be.
 		images.Remove(call, []string{img.ID}, new(images.RemoveOptions).WithForce(false))
-		s.dropNote("sha256:" + strings.TrimPrefix(img.ID, "sha256:"))
 	}
-}
-
-// adopt checks a fresh image and makes it the base that ref names: from then
-// on, and not before, builds use it.
-func (s *Store) adopt(ctx context.Context, ref BaseRef, id, source string) (_ Base, err error) {
-	call, err := s.conn.Context(ctx)
-	if err != nil {
-		return Base{}, err
+	if d, err := s.readDisk(ctx); err == nil {
+		s.dropTrees(d)
 	}
-	id = strings.TrimPrefix(strings.TrimSpace(id), "sha256:")
-	defer func() {
-		if err != nil {
-			// By way of prune, which leaves alone what has a name: the very
-			// image may also be a base that is in use.
-			s.prune(context.WithoutCancel(ctx))
-		}
-	}()
-	if err := s.checkArch(ctx, ref.Arch, id); err != nil {
-		return Base{}, err
-	}
-	if err := s.writeNote("sha256:"+id, note{Source: source, Created: time.Now().UTC().Truncate(time.Second)}); err != nil {
-		return Base{}, err
-	}
-	s.forget(ref.String())
-	if err := images.Tag(call, id, ref.tag(), repository, nil); err != nil {
-		return Base{}, fmt.Errorf("base for %s cannot be named: %w", ref, gone(err))
-	}
-	s.forget(ref.String())
-	b, err := s.lookUp(ctx, ref)
-	if err != nil {
-		return Base{}, err
-	}
-	s.prune(ctx)
-	return b, nil
 }
 
 // checkArch makes sure that the image's programs are of the arch: a base that
 // was loaded under the wrong name would fail every build in a way that nobody
 // understands.
-func (s *Store) checkArch(ctx context.Context, arch, id string) error {
-	call, err := s.conn.Context(ctx)
-	if err != nil {
-		return err
-	}
-	img, err := images.GetImage(call, id, nil)
-	if err != nil {
-		return fmt.Errorf("image cannot be inspected: %w", gone(err))
-	}
+func (s *Store) checkArch(ctx context.Context, arch string, img *entities.ImageInspectReport) error {
 	if want, _ := ociArch(arch); img.Architecture != "" && img.Architecture != want {
 		return fmt.Errorf("image says that it is for %s, not for %s (%s): load it under the right architecture", img.Architecture, arch, want)
 	}
-	head, err := s.readImageFile(ctx, id, "/bin/sh", 20)
+	head, err := s.readImageFile(ctx, img.ID, "/bin/sh", 20)
 	if err != nil {
 		return fmt.Errorf("image has no /bin/sh that can be read (%w): a base is a whole system, with a shell, make and a compiler", err)
 	}
@@ -276,13 +275,7 @@ func (s *Store) readImageFile(ctx context.Context, id, path string, n int64) ([]
 	if err != nil {
 		return nil, err
 	}
-	g := specgen.NewSpecGenerator(id, false)
-	g.Name = "quarry-" + s.conn.Farm() + "-look-" + random()
-	g.Labels = map[string]string{labelFarm: s.conn.Farm()}
-	g.Entrypoint = []string{"/bin/sh"}
-	g.NetNS = specgen.Namespace{NSMode: specgen.NoNetwork}
-	g.ImageVolumeMode = "ignore"
-	made, err := containers.CreateWithSpec(call, g, nil)
+	made, err := containers.CreateWithSpec(call, s.lookSpec(id), nil)
 	if err != nil {
 		return nil, gone(err)
 	}
@@ -313,40 +306,4 @@ func (s *Store) readImageFile(ctx context.Context, id, path string, n int64) ([]
 		return data, err
 	}
 	return nil, fmt.Errorf("%s is a chain of links", path)
-}
-
-// note is what an image cannot say of itself: OCI archives must not be changed
-// when they are loaded, so where they came from is kept beside them.
-type note struct {
-	Source  string    `json:"source"`
-	Created time.Time `json:"created"`
-}
-
-func (s *Store) notePath(image string) string {
-	return filepath.Join(s.conn.Dir(), "bases", strings.TrimPrefix(image, "sha256:")+".json")
-}
-
-func (s *Store) note(image string) (n note, ok bool) {
-	data, err := os.ReadFile(s.notePath(image))
-	if err != nil || json.Unmarshal(data, &n) != nil {
-		return note{}, false
-	}
-	return n, true
-}
-
-func (s *Store) dropNote(image string) { os.Remove(s.notePath(image)) }
-
-func (s *Store) writeNote(image string, n note) error {
-	path := s.notePath(image)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	data, err := json.Marshal(n)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(path+".new", append(data, '\n'), 0o644); err != nil {
-		return fmt.Errorf("note on a base cannot be written: %w", err)
-	}
-	return os.Rename(path+".new", path)
 }

@@ -57,7 +57,8 @@ func (s *Store) load(ctx context.Context, ref BaseRef, r io.Reader, source strin
 	}
 	defer s.loading.Release(1)
 
-	meter := &meter{r: r, total: total, step: step}
+	meter := &meter{r: r, step: step}
+	meter.total.Store(total)
 	stop := meter.report(progress)
 	defer stop()
 	plain, err := decompress(meter)
@@ -78,21 +79,43 @@ func (s *Store) load(ctx context.Context, ref BaseRef, r io.Reader, source strin
 	if err != nil {
 		return Base{}, err
 	}
-	body := &once{r: buffered, done: func() { meter.setStep("importing") }}
-	var id string
+	f := fresh{ref: ref, source: source, created: time.Now().UTC().Truncate(time.Second)}
+	if f.before, err = s.layersNow(ctx); err != nil {
+		return Base{}, err
+	}
+	if f.w, err = s.copies.create(); err != nil {
+		return Base{}, err
+	}
+	defer f.w.discard()
+	imported := func() { meter.setStep("importing") }
+	var body *once
+	f.kept.Kind = keptImage
 	if kind == rootfs {
-		id, err = s.importRootfs(call, ref.Arch, source, body)
+		f.kept.Kind = keptRootfs
+		body = &once{r: io.TeeReader(buffered, f.w), done: imported}
+		f.id, err = s.importRootfs(call, ref.Arch, source, body)
 	} else {
-		id, err = s.loadArchive(call, body)
+		body = &once{r: buffered, done: imported}
+		f.id, err = s.loadArchive(call, body, f.w)
+	}
+	if err == nil {
+		err = body.whole()
 	}
 	if err != nil {
 		if broken := body.failure(); broken != nil {
 			err = broken // why the stream broke says more than what podman made of it
 		}
+		s.prune(context.WithoutCancel(ctx))
 		return Base{}, fmt.Errorf("base %s cannot be imported: %w", source, brief(s.explain(gone(err))))
 	}
 	meter.setStep("checking")
-	return s.adopt(ctx, ref, id, source)
+	k, err := f.w.finish()
+	if err != nil {
+		s.prune(context.WithoutCancel(ctx))
+		return Base{}, err
+	}
+	f.kept.Sum, f.kept.Bytes, f.path = k.Sum, k.Bytes, f.w.f.Name()
+	return s.install(ctx, f, nil)
 }
 
 func (s *Store) importRootfs(call context.Context, arch, source string, body io.Reader) (string, error) {
@@ -123,13 +146,13 @@ func label(s string) string {
 }
 
 // loadArchive loads an image archive without the names that it brings: they
-// could be anybody's, another base's among them.
-func (s *Store) loadArchive(call context.Context, body io.Reader) (string, error) {
+// could be anybody's, another base's among them. also gets what podman gets.
+func (s *Store) loadArchive(call context.Context, body io.Reader, also io.Writer) (string, error) {
 	pr, pw := io.Pipe()
 	defer pr.Close()
 	filter := make(chan error, 1)
 	go func() {
-		err := dropNames(pw, body)
+		err := dropNames(io.MultiWriter(also, pw), body)
 		filter <- err
 		pw.CloseWithError(err)
 	}()
@@ -194,6 +217,10 @@ func dropNames(w io.Writer, r io.Reader) error {
 		if _, err := io.Copy(tw, content); err != nil {
 			return err
 		}
+	}
+	// Whoever reads r may have something to say at its end.
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return err
 	}
 	return tw.Close()
 }
@@ -411,7 +438,7 @@ func (e *briefError) Unwrap() error { return e.err }
 // meter counts the bytes that were read.
 type meter struct {
 	r     io.Reader
-	total int64
+	total atomic.Int64
 	done  atomic.Int64
 	mu    sync.Mutex // guards the following
 	step  string
@@ -432,7 +459,7 @@ func (m *meter) setStep(step string) {
 func (m *meter) progress() Progress {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Progress{Step: m.step, Done: m.done.Load(), Total: m.total}
+	return Progress{Step: m.step, Done: m.done.Load(), Total: m.total.Load()}
 }
 
 // report calls f now and then until the function that it returns is called.
@@ -496,6 +523,16 @@ func (o *once) failure() error {
 		return nil
 	}
 	return o.err
+}
+
+// whole makes sure that all of the body was taken.
+func (o *once) whole() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		return errors.New("podman did not take all of it")
+	}
+	return nil
 }
 
 func (o *once) Close() error {

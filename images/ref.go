@@ -107,3 +107,8 @@ func isDigest(s string) bool {
 	}
 	return true
 }
+
+func digestOfText(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}

@@ -65,6 +65,9 @@ type Options struct {
 	// another one too: it has no setup, and none is ever kept ready for it.
 	Channels []Channel
 	Pool     PoolOptions
+	// BasesDir is the folder for the clean copies of bases and the measures of
+	// podman's layers. "": bases, beside podman's folder in the state folder.
+	BasesDir string
 	Log      *slog.Logger
 }
 
@@ -87,6 +90,7 @@ type Store struct {
 
 	channels map[string]Channel
 	pool     *pool
+	copies   archive
 	inst     instances
 
 	mu    sync.Mutex // guards the following
@@ -113,6 +117,12 @@ func New(conn *podman.Conn, opts Options) (*Store, error) {
 	}
 	var err error
 	if s.opts.WorkDir, err = filepath.Abs(opts.WorkDir); err != nil {
+		return nil, err
+	}
+	if s.opts.BasesDir == "" {
+		s.opts.BasesDir = filepath.Join(filepath.Dir(conn.Dir()), "bases")
+	}
+	if s.copies.dir, err = filepath.Abs(s.opts.BasesDir); err != nil {
 		return nil, err
 	}
 	if opts.Guest != "" {

@@ -233,6 +233,13 @@ func (s *Store) makeDir(w *Workspace) (*net.UnixListener, error) {
 	return listener, nil
 }
 
+// mapIDs gives a container the user namespace of workspaces.
+func (s *Store) mapIDs(g *specgen.SpecGenerator) {
+	ids := []idtools.IDMap{{ContainerID: 0, HostID: s.opts.UIDBase, Size: s.opts.UIDCount}}
+	g.UserNS = specgen.Namespace{NSMode: specgen.Private}
+	g.IDMappings = &storage.IDMappingOptions{UIDMap: ids, GIDMap: ids}
+}
+
 // container is the whole of what podman is asked for.
 func (s *Store) container(w *Workspace, network bool) *specgen.SpecGenerator {
 	l := w.Limits
@@ -266,9 +273,7 @@ func (s *Store) container(w *Workspace, network bool) *specgen.SpecGenerator {
 	}
 	g.ShmSize = &l.Shm
 
-	ids := []idtools.IDMap{{ContainerID: 0, HostID: s.opts.UIDBase, Size: s.opts.UIDCount}}
-	g.UserNS = specgen.Namespace{NSMode: specgen.Private}
-	g.IDMappings = &storage.IDMappingOptions{UIDMap: ids, GIDMap: ids}
+	s.mapIDs(g)
 	for _, ns := range []*specgen.Namespace{&g.PidNS, &g.IpcNS, &g.UtsNS, &g.CgroupNS} {
 		*ns = specgen.Namespace{NSMode: specgen.Private}
 	}

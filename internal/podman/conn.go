@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -323,6 +324,15 @@ func (c *Conn) Driver() string {
 		return ""
 	}
 	return c.setup.driver
+}
+
+// ImageStores are the further storage folders of the own service, as the host
+// sees them.
+func (c *Conn) ImageStores() []string {
+	if c.setup == nil {
+		return nil
+	}
+	return slices.Clone(c.setup.stores)
 }
 
 // CgroupParent is where containers' groups belong.
