@@ -48,10 +48,14 @@ func (s *Store) forget(ref string) {
 	delete(s.bases, ref)
 }
 
+// forgetAll has bases and instances looked up again.
 func (s *Store) forgetAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.bases)
+	s.inst.mu.Lock()
+	defer s.inst.mu.Unlock()
+	clear(s.inst.known)
 }
 
 // Base returns the base that ref names, ARCH or ARCH:NAME (see [ParseBaseRef]);

@@ -41,8 +41,10 @@ type record struct {
 	Instance
 	// Content is the digest of what the setup changed; see layer.sum.
 	Content string `json:"content,omitempty"`
-	// Fails counts the updates that failed since one ended well.
-	Fails int `json:"fails,omitempty"`
+	// Fails counts the updates that failed since one ended well, and Tried says
+	// of what: a base and a setup. With another one a failure is no omen.
+	Fails int    `json:"fails,omitempty"`
+	Tried string `json:"tried,omitempty"`
 }
 
 // How long a failed update rests, each time twice as long.
@@ -51,9 +53,12 @@ const (
 	retryMost  = time.Hour
 )
 
-// again is the time of the next try after a failure.
-func (r record) again() time.Time {
-	if r.Fails == 0 {
+func attempt(base Base, setup Setup) string { return base.Digest + " " + setup.Digest() }
+
+// again is the time of the next try after a failure; the zero time when there
+// was none.
+func (r record) again(base Base, setup Setup) time.Time {
+	if r.Fails == 0 || r.Tried != attempt(base, setup) {
 		return time.Time{}
 	}
 	return r.TroubleAt.Add(min(retryFirst<<min(r.Fails-1, 10), retryMost))
@@ -141,15 +146,19 @@ func (in *instances) publish(m *making, p Progress) {
 // the channel has no setup, else the current instance, however old. When there
 // is none yet it is made, and all who ask wait for the one that is made.
 func (s *Store) instance(ctx context.Context, channel, arch string) (Instance, error) {
-	r, ok, err := s.present(ctx, env{channel, arch})
+	e := env{channel, arch}
+	r, ok, err := s.present(ctx, e)
 	if err != nil || ok {
 		return r.Instance, err
 	}
-	e := env{channel, arch}
+	base, err := s.base(ctx, s.baseOf(e))
+	if err != nil {
+		return Instance{}, err
+	}
 	s.inst.mu.Lock()
 	busy := s.inst.making[e] != nil
 	s.inst.mu.Unlock()
-	if at := r.again(); !busy && time.Now().Before(at) {
+	if at := r.again(base, s.channels[channel].Setup); !busy && time.Now().Before(at) {
 		return Instance{}, &NoInstanceError{channel, arch, fmt.Errorf("%s (the next try is at %s)", r.Trouble, at.Format(time.RFC3339))}
 	}
 	return s.join(ctx, e, nil)
@@ -158,12 +167,11 @@ func (s *Store) instance(ctx context.Context, channel, arch string) (Instance, e
 // present is what is known of an environment's instance, without making one;
 // ok is false when there is none.
 func (s *Store) present(ctx context.Context, e env) (r record, ok bool, err error) {
-	ch := s.channels[e.channel]
-	base, err := s.base(ctx, BaseRef{e.arch, ch.Base}.String())
+	base, err := s.base(ctx, s.baseOf(e))
 	if err != nil {
 		return record{}, false, err
 	}
-	if ch.Setup.Empty() {
+	if s.channels[e.channel].Setup.Empty() {
 		return record{Instance: Instance{Channel: e.channel, Arch: e.arch, Base: base, Digest: base.Digest, Image: base.Image,
 			Made: base.Created, Checked: base.Created, Size: base.Size}}, true, nil
 	}
@@ -187,14 +195,8 @@ func (s *Store) Instance(ctx context.Context, channel, arch string) (Instance, e
 // Image is empty and Trouble may tell why. Environments without a base are left
 // out.
 func (s *Store) Instances(ctx context.Context) ([]Instance, error) {
-	envs := s.configuredEnvs()
-	for _, e := range s.onDisk() {
-		if !slices.Contains(envs, e) {
-			envs = append(envs, e)
-		}
-	}
 	var list []Instance
-	for _, e := range envs {
+	for _, e := range s.everyEnv() {
 		var r record
 		var err error
 		if s.configured(e.channel) {
@@ -211,7 +213,6 @@ func (s *Store) Instances(ctx context.Context) ([]Instance, error) {
 		}
 		list = append(list, r.Instance)
 	}
-	slices.SortFunc(list, func(a, b Instance) int { return cmp.Or(cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.Arch, b.Arch)) })
 	return list, nil
 }
 
@@ -229,13 +230,13 @@ func (s *Store) Update(ctx context.Context, channel, arch string, force bool, pr
 	if err != nil {
 		return Instance{}, err
 	}
-	ch := s.channels[channel]
-	if ch.Setup.Empty() {
+	setup := s.channels[channel].Setup
+	if setup.Empty() {
 		return r.Instance, nil
 	}
 	if !force {
-		base, err := s.base(ctx, BaseRef{arch, ch.Base}.String())
-		if err != nil || r.due(base, ch.Setup, time.Now()) == "" {
+		base, err := s.base(ctx, s.baseOf(e))
+		if err != nil || r.due(base, setup, time.Now()) == "" {
 			return r.Instance, err
 		}
 	}
@@ -486,7 +487,7 @@ func (s *Store) keep(e env, r record) error {
 	if err != nil {
 		return err
 	}
-	err = writeDurably(s.instancePath(e, ".json"), append(data, '\n'))
+	err = writeDurable(s.instancePath(e, ".json"), append(data, '\n'))
 	if err != nil {
 		err = fmt.Errorf("record of the instance of %s cannot be written: %w", e, s.explain(err))
 	}
@@ -497,34 +498,4 @@ func (s *Store) keep(e env, r record) error {
 	}
 	s.inst.known[e] = r
 	return err
-}
-
-// writeDurably replaces a file such that after a crash it is the old one or the
-// new one.
-func writeDurably(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	tmp := path + ".new"
-	defer os.Remove(tmp)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }

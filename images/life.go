@@ -175,7 +175,7 @@ func (w *Workspace) Died(ctx context.Context) (Death, error) {
 	w.sample() // before podman removes the cgroup
 	w.mu.Lock()
 	u := w.usage
-	over, killed := w.over, w.killed
+	over, killed, lost := w.over, w.killed, w.lost
 	w.mu.Unlock()
 	d := Death{Dead: true, ExitCode: 137, Killed: true}
 	switch {
@@ -184,6 +184,8 @@ func (w *Workspace) Died(ctx context.Context) (Death, error) {
 		return d, nil
 	case w.store.conn.Lost(w.gen):
 		return Death{}, fmt.Errorf("workspace %s ended with its service: %w", w.Name, podman.ErrGone)
+	case lost != "":
+		return Death{}, w.lostError(lost)
 	case killed:
 		d.Reason = "the farm ended it"
 		return d, nil

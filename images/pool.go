@@ -406,6 +406,17 @@ func (p *pool) clear(which func(env) bool, cancel bool) {
 	p.nudge()
 }
 
+// count tells how many workspaces of an environment are ready or under way.
+func (p *pool) count(e env) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sh := p.envs[e]
+	if sh == nil {
+		return 0
+	}
+	return len(sh.warm) + len(sh.making)
+}
+
 // closed is told when a build gives its workspace up.
 func (p *pool) closed(w *Workspace) {
 	p.mu.Lock()

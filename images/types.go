@@ -138,6 +138,7 @@ type Workspace struct {
 	mu     sync.Mutex // guards the following
 	over   string     // set by the watcher: why the disk limit killed it
 	killed bool       // by Kill or Close
+	lost   string     // set by Sanitize: why the farm took it from its build
 	closed bool
 	usage  Usage        // highest values read until now; they stay after the cgroup is gone
 	disk   cgroup.Count // bytes, as last measured

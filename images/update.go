@@ -16,7 +16,6 @@ import (
 	"github.com/containers/podman/v4/pkg/bindings/containers"
 	"github.com/containers/podman/v4/pkg/bindings/images"
 	"github.com/containers/podman/v4/pkg/specgen"
-	"golang.org/x/sys/unix"
 
 	"github.com/Morphux/quarry/internal/podman"
 )
@@ -28,15 +27,17 @@ var setupCapabilities = append(slices.Clone(capabilities),
 	"SETFCAP", // packages carry file capabilities, as ping's
 )
 
-// Names of instances in podman's storage: one that is being made has another
-// than one that counts.
+// instanceRepo is the name of instances in podman's storage, where each is
+// tagged ARCH.CHANNEL.
 func (s *Store) instanceRepo() string {
+	const name = "localhost/quarry/instance"
 	if s.conn.Own() {
-		return "localhost/quarry/instance"
+		return name
 	}
-	return "localhost/quarry/instance-" + s.conn.Farm() // others' may be there too
+	return name + "-" + s.conn.Farm() // others' may be there too
 }
 
+// draftRepo is the name of instances that do not count yet.
 func (s *Store) draftRepo() string { return s.instanceRepo() + "-draft" }
 
 func (e env) tag() string { return e.arch + "." + e.channel }
@@ -52,8 +53,13 @@ func (s *Store) renew(ctx context.Context, e env, progress func(Progress)) (Inst
 	if err != nil {
 		return Instance{}, err
 	}
+	setup := s.channels[e.channel].Setup
+	base, err := s.Base(ctx, s.baseOf(e))
+	if err != nil {
+		return old.Instance, err
+	}
 	began := time.Now()
-	r, err := s.make(ctx, e, old, progress)
+	r, err := s.make(ctx, e, base, old, progress)
 	if err == nil {
 		switch {
 		case r.Image == old.Image:
@@ -65,32 +71,30 @@ func (s *Store) renew(ctx context.Context, e env, progress func(Progress)) (Inst
 		}
 		return r.Instance, nil
 	}
-	var none *NoBaseError
-	if errors.As(err, &none) || ctx.Err() != nil {
-		return old.Instance, err // it was not even tried, or nobody wants it any more
+	if ctx.Err() != nil {
+		return old.Instance, err // nobody wants it any more
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	old.Trouble, old.TroubleAt = brief(err).Error(), now
+	if tried := attempt(base, setup); old.Tried != tried {
+		old.Tried, old.Fails = tried, 0
+	}
 	old.Fails++
 	if kerr := s.keep(e, old); kerr != nil {
 		s.log.Warn("that an update failed is not written down", "environment", e.String(), "error", kerr)
 	}
 	if old.Image == "" {
-		s.log.Error("an instance cannot be made: builds of its environment wait", "environment", e.String(), "error", err, "again", old.again())
+		s.log.Error("an instance cannot be made: builds of its environment wait", "environment", e.String(), "error", err, "again", old.again(base, setup))
 		return Instance{}, &NoInstanceError{e.channel, e.arch, err}
 	}
-	s.log.Error("an instance cannot be updated: the old one stays in use", "environment", e.String(), "error", err, "made", old.Made, "again", old.again())
+	s.log.Error("an instance cannot be updated: the old one stays in use", "environment", e.String(), "error", err, "made", old.Made, "again", old.again(base, setup))
 	return old.Instance, fmt.Errorf("instance of %s cannot be updated, and the old one stays in use: %w", e, err)
 }
 
 // make runs the setup in a container over the base and makes what it wrote into
 // an image. It returns the record that is in force from then on.
-func (s *Store) make(ctx context.Context, e env, old record, progress func(Progress)) (record, error) {
+func (s *Store) make(ctx context.Context, e env, base Base, old record, progress func(Progress)) (record, error) {
 	ch := s.channels[e.channel]
-	base, err := s.Base(ctx, BaseRef{e.arch, ch.Base}.String())
-	if err != nil {
-		return record{}, err
-	}
 	emulation, err := Emulation(e.arch)
 	if err != nil {
 		return record{}, err
@@ -150,7 +154,7 @@ func (s *Store) setUp(ctx context.Context, e env, base Base, emulation string, o
 		// been altered on disk, but to find that out is Verify's.
 		r := old
 		r.Base, r.Setup, r.Checked = base, setup.Digest(), now
-		r.Trouble, r.TroubleAt, r.Fails = "", time.Time{}, 0
+		r.Trouble, r.TroubleAt, r.Fails, r.Tried = "", time.Time{}, 0, ""
 		return r, s.keep(e, r)
 	}
 	draft, err := s.saveLayer(ctx, base, l, sum, e, now)
@@ -240,9 +244,11 @@ func (s *Store) swap(ctx context.Context, e env, draft string, r *record) error 
 	if r.Digest, err = contentDigest(img); err != nil {
 		return err
 	}
-	// What the record says is there must be there after a power cut as well.
-	if err := syncDisk(s.conn.Dir()); err != nil {
-		return fmt.Errorf("instance cannot be brought to the disk: %w", s.explain(err))
+	// What the record says is there must be there after a power cut as well, and
+	// it must show when it is altered. This also has podman prepare it for
+	// workspaces, where it has to.
+	if err := s.vouch(ctx, r.Image); err != nil {
+		return fmt.Errorf("instance cannot be vouched for: %w", s.explain(err))
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -271,19 +277,6 @@ func (s *Store) name(ctx context.Context, e env, image string) error {
 	}
 	if err := images.Tag(call, strings.TrimPrefix(image, "sha256:"), e.tag(), s.instanceRepo(), nil); err != nil {
 		return fmt.Errorf("instance of %s cannot be named: %w", e, s.explain(gone(err)))
-	}
-	return nil
-}
-
-// syncDisk writes all that a disk has pending.
-func syncDisk(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return &os.PathError{Op: "syncfs", Path: dir, Err: err}
 	}
 	return nil
 }
@@ -575,14 +568,14 @@ func (u *updateLog) flush() {
 			return
 		}
 	}
-	if clean := printable(line); clean != "" {
+	if clean := plain(line); clean != "" {
 		u.last.Write([]byte(clean + "\n"))
 		u.emit(clean)
 	}
 }
 
-// printable takes out what could steer a terminal.
-func printable(s string) string {
+// plain takes out what could steer a terminal.
+func plain(s string) string {
 	return strings.TrimRight(strings.Map(func(r rune) rune {
 		switch {
 		case r == '\t':
