@@ -31,6 +31,7 @@ type Info struct {
 	Needed      []string   `json:"needed,omitempty" toml:"needed,omitempty"`
 	Recommended []string   `json:"recommended,omitempty" toml:"recommended,omitempty"`
 	Optional    []string   `json:"optional,omitempty" toml:"optional,omitempty"`
+	Provides    []string   `json:"provides,omitempty" toml:"provides,omitempty"` // virtual packages, as name or name-version
 	Groups      []Group    `json:"groups,omitempty" toml:"groups,omitempty"`
 	Users       []User     `json:"users,omitempty" toml:"users,omitempty"`
 	Kernel      []string   `json:"kernel,omitempty" toml:"kernel,omitempty"` // e.g. +CONFIG_TUN
@@ -144,6 +145,10 @@ type DepUsed struct {
 	Package  string `json:"package" toml:"package"`
 	Version  string `json:"version" toml:"version"`
 	Artifact string `json:"artifact" toml:"artifact"` // SHA-256 of its artifact, hex
+	// ABI is what it offered to be built against, see Facts.ABI.
+	ABI string `json:"abi,omitempty" toml:"abi,omitempty"`
+	// Direct says that the recipe names it, and not only another dependency.
+	Direct bool `json:"direct,omitempty" toml:"direct,omitempty"`
 }
 
 // Artifact is the archive of what a package installs.
@@ -159,6 +164,7 @@ type Facts struct {
 	DiskSize   int64           `json:"disk_size"`   // blocks really used, bytes
 	SizeBefore int64           `json:"size_before"` // of the system before the install, bytes; 0 when not measured
 	Libraries  []NeededLibrary `json:"libraries,omitempty"`
+	ABI        string          `json:"abi,omitempty"` // digest of what others are built against, hex; "" when there is nothing such
 	Warnings   []string        `json:"warnings,omitempty"`
 }
 
@@ -228,6 +234,10 @@ type ELF struct {
 	PIE         bool     `json:"pie,omitempty"`
 	RELRO       string   `json:"relro,omitempty"` // "", partial or full
 	NX          bool     `json:"nx,omitempty"`    // stack not executable
+	// Symbols is the SHA-256, in hex, of what a shared library with a soname
+	// exports: names, versions, kinds, sizes of data. Exports is how many.
+	Symbols string `json:"symbols,omitempty"`
+	Exports int    `json:"exports,omitempty"`
 }
 
 // NeededLibrary says where a needed library comes from.

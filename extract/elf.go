@@ -88,12 +88,16 @@ func (r *elfReader) half(b []byte, at32, at64 int) uint32 {
 type elfSegment struct {
 	typ, flags                  uint32
 	off, vaddr, filesz, p_align uint64
+	link                        uint32 // of sections
 }
 
 // elfSections is what the section headers say; only whether and where.
 type elfSections struct {
 	any, symtab, dynamic bool
 	notes                []elfSegment
+
+	dynsym, versym, verdef *elfSegment
+	off, size, num         uint64 // of the headers
 }
 
 // elfFile is the facts and what only classification asks for.
@@ -218,6 +222,9 @@ func (e *elfFile) read(r *elfReader, typ uint16, segs []elfSegment, sect elfSect
 			}
 		}
 	}
+	if typ == etDyn && e.Soname != "" && !e.debug {
+		e.Symbols, e.Exports = r.exports(sect)
+	}
 	program := typ == etExec || typ == etDyn && (e.PIE || e.Interpreter != "" && e.Soname == "")
 	e.PIE = typ == etDyn && program
 	e.Static = program && !e.debug && e.Interpreter == "" && len(e.Needed) == 0
@@ -244,6 +251,12 @@ func (r *elfReader) sections(off, size, num uint64) (s elfSections) {
 	if num > maxShdrs {
 		return s
 	}
+	s.off, s.size, s.num = off, size, num
+	one := func(to **elfSegment, b []byte) {
+		if *to == nil { // a file has one of each; whoever makes two has not the choice
+			*to = &elfSegment{off: r.word(b, 16, 24), filesz: r.word(b, 20, 32), link: r.half(b, 24, 40)}
+		}
+	}
 	for num > 0 {
 		n := min(num, 1024)
 		b, err := r.bytes(off, n*size)
@@ -257,6 +270,12 @@ func (r *elfReader) sections(off, size, num uint64) (s elfSections) {
 				s.symtab = true
 			case shtDynamic:
 				s.dynamic = true
+			case shtDynsym:
+				one(&s.dynsym, b)
+			case shtGNUVersym:
+				one(&s.versym, b)
+			case shtGNUVerdef:
+				one(&s.verdef, b)
 			case shtNote:
 				if len(s.notes) < 64 {
 					s.notes = append(s.notes, elfSegment{off: r.word(b, 16, 24),

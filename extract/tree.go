@@ -107,6 +107,7 @@ func (t *tree) facts() *quarry.Facts {
 		f.Files[i] = e.File
 		t.pointsIntoBuild(e)
 	}
+	f.ABI = abi(f.Files)
 	var libs []string
 	f.Libraries, libs = resolveLibraries(f.Files, t.Deps, t.Base)
 

@@ -196,10 +196,10 @@ func (rd *reader) provides(n *node) {
 			rd.fail(n, "is %q: a package provides a name, or name-version, and no range", shorten(s))
 		case s == rd.r.Package:
 			rd.warn(n, "names the package itself, which it provides anyway")
-		case slices.Contains(rd.r.Ext.Provides, s):
+		case slices.Contains(rd.r.Info.Provides, s):
 			rd.warn(n, "names %s again", s)
 		default:
-			rd.r.Ext.Provides = append(rd.r.Ext.Provides, s)
+			rd.r.Info.Provides = append(rd.r.Info.Provides, s)
 		}
 	})
 }

@@ -30,7 +30,7 @@ func TestTraits(t *testing.T) {
 	if len(r.Warnings) > 0 {
 		t.Errorf("warnings: %v", r.Warnings)
 	}
-	if got := strings.Join(r.Ext.Provides, " "); got != "awk sh-1.0" {
+	if got := strings.Join(r.Info.Provides, " "); got != "awk sh-1.0" {
 		t.Errorf("provides %s", got)
 	}
 	plain := quarry.Traits{Needs: []string{"a"}, HostNeeds: []string{"h", "b>=2"}, TargetNeeds: []string{"t", "b>=2"}, Memory: 1 << 30}

@@ -125,7 +125,6 @@ type Extension struct {
 	Steps        map[string]time.Duration
 	TestsMayFail bool // a failing test step is a warning, not a failure
 
-	Provides []string // virtual packages that it stands for, as name or name-version
 	Conditions
 	When []Clause // what holds for some archs only, see [Recipe.Traits]
 }

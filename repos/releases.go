@@ -197,7 +197,7 @@ func (rd *reading) release(name, version, hash string, notes [2]string, channelA
 	}
 	rel := &quarry.Release{
 		Package: name, Version: version, Channel: rd.repos.DefaultChannel, Commit: hash,
-		Time: c.time, Pushed: c.time, Packager: c.by, Repo: rd.path, Needs: slices.Clone(c.needs), Provides: slices.Clone(c.recipe.Ext.Provides),
+		Time: c.time, Pushed: c.time, Packager: c.by, Repo: rd.path, Needs: slices.Clone(c.needs), Provides: slices.Clone(c.recipe.Info.Provides),
 	}
 	var last *Push
 	for _, note := range notes {
@@ -276,9 +276,9 @@ func (rd *reading) commit(hash string) (*commit, error) {
 	switch {
 	case err == nil:
 		c.needs = loaded.Info.Needed
-		c.recipe = &recipe.Recipe{Package: loaded.Package, Version: loaded.Version,
+		c.recipe = &recipe.Recipe{Package: loaded.Package, Version: loaded.Version, Info: quarry.Info{Provides: loaded.Info.Provides},
 			Ext: recipe.Extension{Archs: loaded.Ext.Archs, Noarch: loaded.Ext.Noarch, Memory: loaded.Ext.Memory,
-				Provides: loaded.Ext.Provides, Conditions: loaded.Ext.Conditions, When: loaded.Ext.When}}
+				Conditions: loaded.Ext.Conditions, When: loaded.Ext.When}}
 	case len(recipe.Problems(err)) > 0, errors.As(err, &tree):
 		c = &commit{err: err}
 	default:

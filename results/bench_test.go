@@ -71,7 +71,11 @@ func recordFiles(tb testing.TB, o *quarry.Outcome) map[string][]byte {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	edits, err := recordEdits(rec, o)
+	list, err := filesText(rec, o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	edits, err := recordEdits(rec, list)
 	if err != nil {
 		tb.Fatal(err)
 	}

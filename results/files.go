@@ -50,6 +50,8 @@ type elfEntry struct {
 	PIE         bool     `toml:"pie,omitempty"`
 	RELRO       string   `toml:"relro,omitempty"`
 	NX          bool     `toml:"nx,omitempty"`
+	Symbols     string   `toml:"symbols,omitempty"`
+	Exports     int      `toml:"exports,omitempty"`
 }
 
 // MarshalFiles writes a list of files as ARCH.files.toml has it.
@@ -109,7 +111,7 @@ func entryOf(f quarry.File) fileEntry {
 		e.ELF = &elfEntry{
 			Arch: text(x.Arch), Type: text(x.Type), Interpreter: escape(x.Interpreter), Soname: escape(x.Soname),
 			Needed: escapeAll(x.Needed), RPath: escapeAll(x.RPath), RunPath: escapeAll(x.RunPath),
-			Static: x.Static, Stripped: x.Stripped, BuildID: text(x.BuildID), PIE: x.PIE, RELRO: text(x.RELRO), NX: x.NX,
+			Static: x.Static, Stripped: x.Stripped, BuildID: text(x.BuildID), PIE: x.PIE, RELRO: text(x.RELRO), NX: x.NX, Symbols: text(x.Symbols), Exports: x.Exports,
 		}
 	}
 	return e
@@ -150,7 +152,7 @@ func (e fileEntry) file() (quarry.File, error) {
 		f.ELF = &quarry.ELF{
 			Arch: x.Arch, Type: x.Type, Interpreter: raw(x.Interpreter), Soname: raw(x.Soname),
 			Needed: raws(x.Needed), RPath: raws(x.RPath), RunPath: raws(x.RunPath),
-			Static: x.Static, Stripped: x.Stripped, BuildID: x.BuildID, PIE: x.PIE, RELRO: x.RELRO, NX: x.NX,
+			Static: x.Static, Stripped: x.Stripped, BuildID: x.BuildID, PIE: x.PIE, RELRO: x.RELRO, NX: x.NX, Symbols: x.Symbols, Exports: x.Exports,
 		}
 	}
 	return f, err

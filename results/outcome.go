@@ -41,7 +41,7 @@ func NewRecord(o *quarry.Outcome, sbuSeconds float64) (*Record, error) {
 		Time:     times(o, sbuSeconds),
 		Usage:    usage(o.Usage),
 		Recipe: Recipe{
-			Digest: o.Info.Recipe, Needed: o.Info.Needed, Recommended: o.Info.Recommended, Optional: o.Info.Optional,
+			Digest: o.Info.Recipe, Needed: o.Info.Needed, Recommended: o.Info.Recommended, Optional: o.Info.Optional, Provides: o.Info.Provides,
 			Kernel: o.Info.Kernel, Groups: o.Info.Groups, Users: o.Info.Users, Files: o.Info.Files,
 		},
 		Dependencies: slices.Clone(o.Deps),
@@ -57,7 +57,7 @@ func NewRecord(o *quarry.Outcome, sbuSeconds float64) (*Record, error) {
 		r.Artifact, r.ArtifactSize = o.Artifact.SHA256, o.Artifact.Size
 	}
 	if f := o.Facts; f != nil {
-		r.InstalledSize = f.Size
+		r.InstalledSize, r.ABI = f.Size, f.ABI
 		r.Contents = contents(f)
 		r.Libraries = libraries(f.Libraries)
 	}

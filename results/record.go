@@ -31,12 +31,16 @@ type Record struct {
 	Key     string       `toml:"key"`             // identity of the build, see quarry.BuildKey
 	Nonce   string       `toml:"nonce,omitempty"` // part of the identity of a rebuild on request
 	Attempt int          `toml:"attempt,omitempty"`
+	// Revision counts, from 1, the artifacts that the version has had on the arch:
+	// a rebuild with the same result keeps it. Failures have none.
+	Revision int64 `toml:"revision,omitempty"`
 
 	Description   string `toml:"description,omitempty"`
 	Category      string `toml:"category,omitempty"`
 	Artifact      string `toml:"artifact,omitempty"`       // SHA-256 of the archive, hex
 	ArtifactSize  int64  `toml:"artifact_size,omitempty"`  // bytes, compressed
 	InstalledSize int64  `toml:"installed_size,omitempty"` // apparent bytes of all files
+	ABI           string `toml:"abi,omitempty"`            // quarry.Facts.ABI
 
 	SourceTime time.Time `toml:"source_time,omitzero"` // of the commit; SOURCE_DATE_EPOCH of the build
 	Pushed     time.Time `toml:"pushed,omitzero"`
@@ -128,6 +132,7 @@ type Recipe struct {
 	Needed      []string          `toml:"needed,omitempty"`
 	Recommended []string          `toml:"recommended,omitempty"`
 	Optional    []string          `toml:"optional,omitempty"`
+	Provides    []string          `toml:"provides,omitempty"`
 	Kernel      []string          `toml:"kernel,omitempty"`
 	Groups      []quarry.Group    `toml:"groups,omitempty"`
 	Users       []quarry.User     `toml:"users,omitempty"`

@@ -132,6 +132,7 @@ func TestRecordSuccess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	wantRec.Revision = 1
 	if diff := cmp.Diff(wantRec, rec); diff != "" {
 		t.Errorf("the record read is not the one written (-want +got):\n%s", diff)
 	}
@@ -355,5 +356,52 @@ func TestEmptyFolder(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRevisions: a version's artifacts are counted on each arch; what makes the
+// same again, or fails, does not count.
+func TestRevisions(t *testing.T) {
+	r := open(t, Options{})
+	number := int64(0)
+	record := func(arch, artifact string) *Record {
+		t.Helper()
+		number++
+		o := sample("zlib", "1.3.1", arch, number)
+		if artifact == "" {
+			o = failing("zlib", "1.3.1", arch, number)
+		} else {
+			o.Artifact.SHA256 = strings.Repeat(artifact, 32)
+		}
+		if _, err := r.Record(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Record(t.Context(), o); err != nil { // as after a crash
+			t.Fatal(err)
+		}
+		get := snapshot(t, r).Get
+		if artifact == "" {
+			get = snapshot(t, r).Failure
+		}
+		rec, err := get("zlib", "1.3.1", arch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rec
+	}
+	for i, step := range []struct {
+		arch, artifact string
+		want           int64
+	}{
+		{"x86_64", "", 0}, {"x86_64", "aa", 1}, {"x86_64", "aa", 1}, {"x86_64", "bb", 2}, {"i686", "bb", 1},
+		{"x86_64", "", 0}, {"x86_64", "aa", 3}, {"x86_64", "aa", 3},
+	} {
+		if got := record(step.arch, step.artifact).Revision; got != step.want {
+			t.Errorf("step %d: revision %d, want %d", i, got, step.want)
+		}
+	}
+	a, ok, err := snapshot(t, r).Available("zlib", "1.3.1", "x86_64")
+	if err != nil || !ok || a.Revision != 3 || a.Artifact != strings.Repeat("aa", 32) {
+		t.Errorf("available: %+v, %v, %v", a, ok, err)
 	}
 }

@@ -45,7 +45,7 @@ func sample(pkg, version, arch string, number int64) *quarry.Outcome {
 			},
 		},
 		Artifact: &quarry.Artifact{SHA256: strings.Repeat("45", 32), Size: 250000},
-		Deps:     []quarry.DepUsed{{Package: "glibc", Version: "2.39", Artifact: strings.Repeat("67", 32)}},
+		Deps:     []quarry.DepUsed{{Package: "glibc", Version: "2.39", Artifact: strings.Repeat("67", 32), ABI: strings.Repeat("ab", 32), Direct: true}},
 		Host:     quarry.HostInfo{Builder: "farm1", Base: "sha256:" + strings.Repeat("89", 32), Emulation: "native", Kernel: "6.1.0", Runtime: "runc", CPUs: 2, Quarry: "0.1.0"},
 		Started:  start, Ended: start.Add(41200 * time.Millisecond),
 		Warnings: []string{"unknown field colour in package.json"},

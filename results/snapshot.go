@@ -76,6 +76,8 @@ type Available struct {
 	Package, Version, Arch string
 	Artifact               string // SHA-256 of the archive, hex; "" if there is none
 	ArtifactSize           int64  // bytes
+	ABI                    string // quarry.Facts.ABI
+	Revision               int64
 	Ref                    quarry.RecordRef
 }
 
@@ -91,7 +93,7 @@ func (o *odb) head(h plumbing.Hash) (Available, error) {
 	if err != nil {
 		return Available{}, err
 	}
-	a = Available{rec.Package, rec.Version, rec.Arch, rec.Artifact, rec.ArtifactSize, rec.Ref()}
+	a = Available{rec.Package, rec.Version, rec.Arch, rec.Artifact, rec.ArtifactSize, rec.ABI, rec.Revision, rec.Ref()}
 	o.mu.Lock()
 	o.heads.put(h, a, 1)
 	o.mu.Unlock()

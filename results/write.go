@@ -50,7 +50,11 @@ func (r *Repo) Record(ctx context.Context, o *quarry.Outcome) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	edits, err := recordEdits(rec, o)
+	list, err := filesText(rec, o)
+	if err == nil {
+		// What cannot be written is known before anything is.
+		_, err = recordEdits(rec, list)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%v cannot be recorded: %w", o.Build, err)
 	}
@@ -60,7 +64,7 @@ func (r *Repo) Record(ctx context.Context, o *quarry.Outcome) (string, error) {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		h, err := r.record(ctx, rec, o.Build, edits, try >= politeTries)
+		h, err := r.record(ctx, rec, o.Build, list, try >= politeTries)
 		if err == nil {
 			return h.String(), nil
 		}
@@ -72,7 +76,23 @@ func (r *Repo) Record(ctx context.Context, o *quarry.Outcome) (string, error) {
 	return "", fmt.Errorf("%v cannot be recorded in %s: others moved the branch %s %d times meanwhile", o.Build, r.path, rec.Channel, casTries)
 }
 
-func recordEdits(rec *Record, o *quarry.Outcome) ([]edit, error) {
+// filesText is the list of files of a success.
+func filesText(rec *Record, o *quarry.Outcome) ([]byte, error) {
+	if rec.Status == quarry.Failed {
+		return nil, nil
+	}
+	var files []quarry.File
+	if o.Facts != nil {
+		files = o.Facts.Files
+	}
+	list, err := MarshalFiles(rec.Package, rec.Version, rec.Arch, files)
+	if err == nil && len(list) > maxObject {
+		err = fmt.Errorf("its list of files has %d bytes: %d is the most", len(list), maxObject)
+	}
+	return list, err
+}
+
+func recordEdits(rec *Record, list []byte) ([]edit, error) {
 	t := rec.Target()
 	text, err := rec.Marshal()
 	if err != nil {
@@ -84,22 +104,11 @@ func recordEdits(rec *Record, o *quarry.Outcome) ([]edit, error) {
 	if rec.Status == quarry.Failed {
 		return []edit{{FailurePath(t), text}}, nil
 	}
-	var files []quarry.File
-	if o.Facts != nil {
-		files = o.Facts.Files
-	}
-	list, err := MarshalFiles(t.Package, t.Version, t.Arch, files)
-	if err != nil {
-		return nil, err
-	}
-	if len(list) > maxObject {
-		return nil, fmt.Errorf("its list of files has %d bytes: %d is the most", len(list), maxObject)
-	}
 	return []edit{{RecordPath(t), text}, {FilesPath(t), list}, {FailurePath(t), nil}}, nil
 }
 
 // record makes one attempt. errMoved says that the branch moved under it.
-func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []edit, hold bool) (plumbing.Hash, error) {
+func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []byte, hold bool) (plumbing.Hash, error) {
 	var lock *refLock
 	defer func() {
 		if lock != nil {
@@ -117,6 +126,7 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []
 		return tip, err
 	}
 	var root plumbing.Hash
+	before := Available{}
 	if !tip.IsZero() {
 		snap, err := r.odb.snapshot(rec.Channel, tip)
 		if err != nil {
@@ -126,6 +136,13 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []
 			return h, err
 		}
 		root = snap.root
+		// One that cannot be read is replaced, and counted as none.
+		before, _, _ = snap.at(RecordPath(rec.Target()), rec.Target())
+	}
+	rec.Revision = revision(rec, before)
+	edits, err := recordEdits(rec, list)
+	if err != nil {
+		return tip, err
 	}
 	var set objectSet
 	tree, err := r.odb.apply(root, edits, &set)
@@ -164,6 +181,20 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, edits []
 		drop()
 	}
 	return h, err
+}
+
+// revision is the number of the artifact among those that the record's place
+// has had: one more, unless a rebuild made the very same again.
+func revision(rec *Record, before Available) int64 {
+	switch {
+	case rec.Status != quarry.Succeeded:
+		return 0
+	case before.Artifact == rec.Artifact && before.Revision > 0:
+		return before.Revision
+	case before.Package != "":
+		return max(before.Revision, 1) + 1
+	}
+	return 1
 }
 
 // already looks whether the record to be written stands already, or a newer
