@@ -48,14 +48,66 @@ func (f *Farm) imageVerbs() Table {
 				"is at hand. It takes a minute and some hundred megabytes of download, and several\n" +
 				"minutes for an emulated arch.",
 			Example: "images bootstrap x86_64\nimages bootstrap aarch64 --include build-essential,cmake", Run: f.imagesBootstrap},
+		{Name: "images update", Args: "[NAME]", MaxArgs: 1, Need: Admin, Alone: true, Short: "Bring instances up to date",
+			Long: "NAME is CHANNEL/ARCH, or CHANNEL for all its archs; without it all environments are\n" +
+				"looked at. An instance is made anew from its base when it is older than its\n" +
+				"channel's max_age, or when the base or the setup is another one; with --force in\n" +
+				"any case. It takes the old one's place when it is whole: when an update fails, the\n" +
+				"old one stays in use. The daemon does this by itself, before builds need it.",
+			Example: "images update\nimages update testing --force\nimages update testing/aarch64",
+			Flags: func(fs *pflag.FlagSet) {
+				fs.BoolP("force", "f", false, "also where nothing is due")
+			},
+			Run: f.imagesUpdate},
+		{Name: "images verify", Need: Admin, Alone: true, Short: "Compare bases and instances on disk with what they were when they were made",
+			Long: "Every file is read; --quick goes by names, sizes, owners, modes and times. --repair\n" +
+				"also makes again what is damaged: bases from their clean copies, instances from\n" +
+				"their bases. The daemon does this by itself at its start.",
+			Example: "images verify\nimages verify --quick\nimages verify --repair",
+			Flags: func(fs *pflag.FlagSet) {
+				fs.Bool("quick", false, "do not read the files")
+				fs.Bool("repair", false, "make again what is damaged")
+			},
+			Run: f.imagesVerify},
+		{Name: "images clean", Args: "all|base REF|NAME", MinArgs: 1, MaxArgs: 2, Need: Admin, Alone: true,
+			Short: "Throw away instances or bases",
+			Long: "all is every instance, and every base with its clean copy; base REF is one base\n" +
+				"with its clean copy, and the instances on it; any other word is the name of\n" +
+				"instances: CHANNEL/ARCH, or CHANNEL for all of its (instance NAME says so for a\n" +
+				"channel that is called all). Builds that run end undisturbed. An instance is made\n" +
+				"again when it is needed, a base is not.",
+			Example: "images clean testing/x86_64\nimages clean base x86_64:trixie\nimages clean all --yes",
+			Flags: func(fs *pflag.FlagSet) {
+				fs.BoolP("yes", "y", false, "do not ask")
+			},
+			Ask: cleanQuestion, Run: f.imagesClean},
 		{Name: "images remove", Args: "REF", MinArgs: 1, MaxArgs: 1, Need: Admin, Alone: true, Short: "Remove a base",
 			Long:    "The clean copy that is kept of it goes too. Builds for it wait until there is\nanother one; builds that run keep it until they end.",
 			Example: "images remove i686\nimages remove x86_64:trixie", Run: f.imagesRemove},
+		{Name: "sanitize", Args: "[ARCH] [CHANNEL]", MaxArgs: 2, Need: Admin, Alone: true, Short: "Throw away workspaces and instances, and make them again from the clean bases",
+			Long: "For one arch, one channel, both, or all of them. Bases are read in full first; one\n" +
+				"that is not what it was when it was made is made again from its clean copy. Builds\n" +
+				"that run end in workspaces of their own, unless --running ends them: those are\n" +
+				"run again. Builds that begin meanwhile wait.",
+			Example: "sanitize\nsanitize x86_64\nsanitize x86_64 testing --running",
+			Flags: func(fs *pflag.FlagSet) {
+				fs.Bool("running", false, "end builds that run, too: they are run again")
+			},
+			Run: f.sanitize},
 		{Name: "install", Args: "REF [FILE]", MinArgs: 1, MaxArgs: 2, Need: Admin, Alone: true, File: 2, Flags: bootstrap,
 			Short: "Make a new installation: a fresh clean base, swapped in at once",
 			Long: "With FILE as images load, without as images bootstrap. The base that was there\n" +
 				"before serves until the new one is whole.",
 			Example: "install x86_64\ninstall x86_64 vanilla-morphux.tar.xz", Run: f.install},
+		{Name: "start", Args: "NAME", MinArgs: 1, MaxArgs: 1, Need: Admin, Short: "Keep an environment warm: a clean workspace is always ready",
+			Long: "NAME is CHANNEL/ARCH, or CHANNEL for all its archs. By itself the farm keeps\n" +
+				"workspaces ready where builds were made lately; a started environment has one\n" +
+				"however long nothing is built, also after a restart, until it is stopped.",
+			Example: "start testing/x86_64\nstart testing", Run: f.start},
+		{Name: "stop", Args: "NAME", MinArgs: 1, MaxArgs: 1, Need: Admin, Short: "Let the workspaces go that an environment keeps ready",
+			Long: "None is kept ready there until it is started. Builds go on; their workspaces are\n" +
+				"made when they begin.",
+			Example: "stop testing/x86_64\nstop testing", Run: f.stop},
 	}
 	for _, v := range t {
 		v.Systems = true

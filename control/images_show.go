@@ -1,8 +1,14 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/Morphux/quarry/images"
@@ -18,8 +24,37 @@ type baseJSON struct {
 
 func baseOf(b images.Base) baseJSON { return baseJSON{b, b.Ref(), runs(b.Arch)} }
 
+// environmentJSON is an environment as the verbs tell it.
+type environmentJSON struct {
+	images.Environment
+	// In place of those of Environment, so that what is not there is left out.
+	Base     *images.Base     `json:"base,omitempty"`
+	Instance *images.Instance `json:"instance,omitempty"`
+
+	Name string   `json:"name"`          // e.g. testing/x86_64
+	Runs string   `json:"runs"`          // as of baseJSON
+	Log  []string `json:"log,omitempty"` // the last lines of the last update; only in images show
+}
+
+func (f *Farm) environments(ctx context.Context, s *images.Store) []environmentJSON {
+	list := []environmentJSON{}
+	for _, e := range s.Environments(ctx) {
+		v := environmentJSON{Environment: e, Name: e.Name(), Runs: runs(e.Arch)}
+		if e.Instance.Image != "" {
+			v.Instance, v.Base = &e.Instance, &e.Instance.Base
+		} else if i := slices.IndexFunc(f.Channels, func(c Channel) bool { return c.Name == e.Channel }); i >= 0 {
+			if b, err := s.Base(ctx, images.BaseRef{Arch: e.Arch, Name: f.Channels[i].Base}.String()); err == nil {
+				v.Base = &b
+			}
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
 type imagesJSON struct {
-	Bases []baseJSON `json:"bases"`
+	Bases        []baseJSON        `json:"bases"`
+	Environments []environmentJSON `json:"environments"`
 }
 
 func (f *Farm) imagesList(ctx context.Context, c *Call) error {
@@ -31,24 +66,68 @@ func (f *Farm) imagesList(ctx context.Context, c *Call) error {
 	if err != nil {
 		return err
 	}
-	all := imagesJSON{Bases: []baseJSON{}}
+	all := imagesJSON{Bases: []baseJSON{}, Environments: f.environments(ctx, s)}
 	for _, b := range bases {
 		all.Bases = append(all.Bases, baseOf(b))
 	}
 	if c.JSON() {
 		return c.emit(all)
 	}
-	if len(bases) == 0 {
-		_, err := fmt.Fprintln(c.Out, "no bases yet: quarry images load ARCH FILE, or quarry images bootstrap ARCH, makes one")
-		return err
-	}
 	now := time.Now()
 	t := human.Table{Head: []string{"BASE", "RUNS", "SIZE", "MADE", "DIGEST", "SOURCE"}, Color: c.Term.Color}
 	for _, b := range all.Bases {
 		t.Row(b.Ref, b.Runs, human.Size(b.Size), human.Ago(b.Created, now), short(b.Digest), b.Source)
 	}
+	if t.Len() == 0 {
+		fmt.Fprintln(c.Out, "no bases yet: quarry images load ARCH FILE, or quarry images bootstrap ARCH, makes one")
+	} else if _, err := t.WriteTo(c.Out); err != nil {
+		return err
+	}
+	if len(all.Environments) == 0 {
+		return nil
+	}
+	fmt.Fprintln(c.Out)
+	t = human.Table{Head: []string{"ENVIRONMENT", "RUNS", "BASE", "INSTANCE", "UPDATED", "READY", "BUSY", "NOTE"}, Color: c.Term.Color}
+	for _, e := range all.Environments {
+		note := e.Paused
+		if e.Instance != nil && e.Instance.Trouble != "" {
+			note = e.Instance.Trouble
+		}
+		if w := c.Term.Width; w > 0 {
+			note = shorten(note, max(20, w-90))
+		}
+		t.Row(e.Name, e.Runs, baseName(e), instanceName(e), updated(e, now), fmt.Sprintf("%d/%d", e.Warm, e.Target), e.Busy, human.Cell(note, human.Yellow))
+	}
 	_, err = t.WriteTo(c.Out)
 	return err
+}
+
+func baseName(e environmentJSON) string {
+	if e.Base == nil {
+		return "none"
+	}
+	return e.Base.Ref()
+}
+
+// bare reports whether an environment's builds start from the base itself, as
+// its channel has no setup.
+func bare(e environmentJSON) bool { return e.Instance != nil && e.Instance.Image == e.Base.Image }
+
+func instanceName(e environmentJSON) string {
+	switch {
+	case e.Instance == nil:
+		return "none"
+	case bare(e):
+		return "the base"
+	}
+	return short(e.Instance.Digest)
+}
+
+func updated(e environmentJSON, now time.Time) string {
+	if e.Instance == nil || bare(e) {
+		return "-"
+	}
+	return human.Ago(e.Instance.Checked, now)
 }
 
 func (f *Farm) imagesShow(ctx context.Context, c *Call) error {
@@ -56,8 +135,11 @@ func (f *Farm) imagesShow(ctx context.Context, c *Call) error {
 	if err != nil {
 		return err
 	}
-	if err := refError(c.Args[0]); err != nil {
-		return err
+	if strings.Contains(c.Args[0], "/") || f.isChannel(c.Args[0]) {
+		return f.showEnvironments(ctx, c, s)
+	}
+	if _, err := images.ParseBaseRef(c.Args[0]); err != nil {
+		return usage("%.80q is no environment (CHANNEL or CHANNEL/ARCH) and no base (ARCH or ARCH:NAME): images list shows those there are", c.Args[0])
 	}
 	b, err := s.Base(ctx, c.Args[0])
 	if err != nil {
@@ -66,20 +148,130 @@ func (f *Farm) imagesShow(ctx context.Context, c *Call) error {
 	if c.JSON() {
 		return c.emit(baseOf(b))
 	}
-	return showBase(c, b)
-}
-
-func showBase(c *Call, b images.Base) error {
 	fmt.Fprintf(c.Out, "base %s\n", b.Ref())
-	t := facts{Table: human.Table{Color: c.Term.Color}}
+	t := facts{human.Table{Color: c.Term.Color}}
 	t.row("arch", b.Arch+", "+runs(b.Arch))
 	t.row("digest", b.Digest)
 	t.row("image", b.Image)
 	t.row("size", human.Size(b.Size))
 	t.row("made", day(b.Created))
 	t.row("source", b.Source)
-	_, err := t.WriteTo(c.Out)
+	var on []string
+	for _, e := range f.environments(ctx, s) {
+		if e.Base != nil && e.Base.Ref() == b.Ref() {
+			on = append(on, e.Name)
+		}
+	}
+	t.row("used by", strings.Join(on, ", "))
+	_, err = t.WriteTo(c.Out)
 	return err
+}
+
+// tail is how many lines of an update are shown.
+const tail = 20
+
+func (f *Farm) showEnvironments(ctx context.Context, c *Call, s *images.Store) error {
+	targets, err := f.named(c.Args[0])
+	if err != nil {
+		return err
+	}
+	all := f.environments(ctx, s)
+	list := []environmentJSON{}
+	for _, t := range targets {
+		for _, e := range all {
+			if e.Name == t.String() {
+				e.Log = logTail(s.InstanceLog(t.channel, t.arch), tail)
+				list = append(list, e)
+			}
+		}
+	}
+	if c.JSON() {
+		return c.emit(list)
+	}
+	for i, e := range list {
+		if i > 0 {
+			fmt.Fprintln(c.Out)
+		}
+		if err := showEnvironment(c, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func showEnvironment(c *Call, e environmentJSON) error {
+	fmt.Fprintf(c.Out, "environment %s\n", e.Name)
+	t := facts{human.Table{Color: c.Term.Color}}
+	t.row("arch", e.Arch+", "+e.Runs)
+	t.row("base", baseName(e))
+	if e.Base != nil {
+		t.row("", e.Base.Digest)
+	}
+	inst := e.Instance
+	switch {
+	case inst == nil:
+		t.row("instance", "none")
+	case bare(e):
+		t.row("instance", "the base itself: the channel has no setup")
+	default:
+		t.row("instance", inst.Digest)
+		t.row("image", inst.Image)
+		t.row("size", human.Size(inst.Size)+" with its base")
+		t.row("made", day(inst.Made))
+		t.row("updated", day(inst.Checked))
+		t.row("setup", inst.Setup)
+	}
+	if inst != nil && inst.Trouble != "" {
+		t.row("trouble", inst.Trouble)
+		t.row("since", day(inst.TroubleAt))
+	}
+	ready := fmt.Sprintf("%d of %d, %d being made", e.Warm, e.Target, e.Making)
+	switch {
+	case e.Started:
+		ready += ", started"
+	case e.Stopped:
+		ready += ", stopped"
+	}
+	if e.Warm > 0 {
+		ready += fmt.Sprintf(", %s of memory, %s of disk", human.Size(e.Memory), human.Size(e.Disk))
+	}
+	t.row("ready", ready)
+	t.row("note", e.Paused)
+	t.row("busy", counted(e.Busy, "build"))
+	if _, err := t.WriteTo(c.Out); err != nil {
+		return err
+	}
+	if len(e.Log) > 0 {
+		fmt.Fprintln(c.Out, "  the last update ended with")
+		for _, l := range e.Log {
+			fmt.Fprintf(c.Out, "    %s\n", human.Safe(l, false))
+		}
+	}
+	return nil
+}
+
+// logTail gives the last lines of a log; none when it is not there.
+func logTail(path string, lines int) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	const most = 16 << 10 // bytes that lines are looked for in
+	if _, err := f.Seek(-most, io.SeekEnd); err != nil {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return nil
+		}
+	}
+	data, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil
+	}
+	var list []string
+	for line := range bytes.Lines(bytes.TrimRight(data, "\n")) {
+		list = append(list, strings.TrimRight(string(line), "\r\n"))
+	}
+	return list[max(0, len(list)-lines):]
 }
 
 // facts is a table of keys and what they say.

@@ -47,6 +47,7 @@ type Farm struct {
 type Channel struct {
 	Name  string
 	Archs []string
+	Base  string   // name of the bases that it stands on; "" for the archs' own
 	Push  []string // who may push to it; see [quarry.Identity.Among]
 }
 

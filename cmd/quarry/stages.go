@@ -14,6 +14,7 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/config"
+	"github.com/Morphux/quarry/control"
 	"github.com/Morphux/quarry/extract"
 	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/images"
@@ -28,6 +29,10 @@ import (
 
 // openImages starts podman and opens the bases of a configuration.
 func openImages(ctx context.Context, c *config.Config, log *slog.Logger) (*images.Store, *podman.Conn, error) {
+	channels, err := imageChannels(c)
+	if err != nil {
+		return nil, nil, &control.Error{Code: control.ExitUsage, Err: err}
+	}
 	conn, err := podman.Start(ctx, podmanConfig(c, log))
 	if err != nil {
 		return nil, nil, err
@@ -38,7 +43,9 @@ func openImages(ctx context.Context, c *config.Config, log *slog.Logger) (*image
 		return nil, nil, err
 	}
 	store, err := images.New(conn, images.Options{
-		WorkDir: c.Work(), Guest: self, UIDBase: c.Podman.IDBase, Limits: limits(c), Log: log,
+		WorkDir: c.Work(), Guest: self, UIDBase: c.Podman.IDBase, Limits: limits(c), Channels: channels,
+		Pool: images.PoolOptions{Max: c.Warm(), Idle: time.Duration(c.Pool.Idle), MinMemory: int64(c.Pool.MinMemory), MinDisk: int64(c.Pool.MinDisk)},
+		Log:  log,
 	})
 	if err != nil {
 		conn.Close()
