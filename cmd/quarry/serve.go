@@ -103,7 +103,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	pipe.Usage = used
-	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, logs: logs, ssh: sshBase(c.SSH.Listen)}
+	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, logs: logs, ssh: sshBase(c.SSH.Listen), verified: make(chan struct{})}
 	if err := os.MkdirAll(c.Journal(), 0o755); err != nil {
 		return err
 	}
@@ -129,9 +129,12 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	log.Info("quarry serves", "version", version, "ssh", listener.Addr(), "state", c.State, "workers", c.Workers())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return q.Run(ctx) })
+	group.Go(func() error { return st.maintain(ctx) })
+	group.Go(func() error { st.expect(ctx, q); return nil })
 	group.Go(func() error { return serveDoor(ctx, door, listener) })
 	group.Go(func() error { return control.Serve(ctx, socket, verbs, log) })
 	group.Go(func() error { return people.Watch(ctx) })
+	group.Go(func() error { return store.Maintain(ctx) })
 	group.Go(func() error {
 		return hooks.Watch(ctx, c.Spool(), log, func(p hooks.Push) error {
 			_, err := q.Pushed(ctx, p.Package)
