@@ -56,6 +56,7 @@ type guest struct {
 	conn   int // the socket, not blocking
 	null   int // /dev/null, for children
 	oom    oomScore
+	slim   slim
 	calmed bool
 
 	in  []byte // read from the socket, not yet taken apart
@@ -87,7 +88,7 @@ func connect(socketPath string) (*guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/null: %w: the base has none", err)
 	}
-	g := &guest{conn: fd, null: null, oom: openOOMScore(), in: make([]byte, 0, 64<<10), out: make([]byte, outSize)}
+	g := &guest{conn: fd, null: null, oom: openOOMScore(), slim: openSlim(), in: make([]byte, 0, 64<<10), out: make([]byte, outSize)}
 	return g, g.send(KindHello, Hello{Version: Version})
 }
 

@@ -275,6 +275,12 @@ func TestTimes(t *testing.T) {
 	if r.Status != 0 || r.RSS < 200<<20 || r.RSS > 400<<20 {
 		t.Errorf("status %d, largest process %d bytes, want 200 MiB and a bit", r.Status, r.RSS)
 	}
+	// A small process is told from the guest, whose program alone has more.
+	r, _ = h.run(Run{Commands: sh("true")})
+	if r.RSS < 100<<10 || r.RSS > 8<<20 {
+		t.Errorf("the largest process of a shell has %d bytes", r.RSS)
+	}
+	t.Logf("a shell is said to have had %d bytes", r.RSS)
 }
 
 func TestLimits(t *testing.T) {

@@ -152,6 +152,7 @@ func (s *step) fork(path string, args []string, output int) error {
 	}
 	s.g.oom.raise()
 	defer s.g.oom.lower()
+	s.g.slim.down()
 	for try := 0; ; try++ {
 		pid, err := syscall.ForkExec(path, args, attr)
 		if err == nil {
