@@ -134,7 +134,6 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	group.Go(func() error { return serveDoor(ctx, door, listener) })
 	group.Go(func() error { return control.Serve(ctx, socket, verbs, log) })
 	group.Go(func() error { return people.Watch(ctx) })
-	group.Go(func() error { return store.Maintain(ctx) })
 	group.Go(func() error {
 		return hooks.Watch(ctx, c.Spool(), log, func(p hooks.Push) error {
 			_, err := q.Pushed(ctx, p.Package)
