@@ -10,15 +10,12 @@ import (
 // clock may have been set, or the machine have slept.
 const maintainEvery = 5 * time.Minute
 
-// Maintain is the daemon's care for what builds stand on, until ctx ends: it
+// Maintain is the daemon's care for what builds stand on, after VerifyAtStart and until ctx ends: it
 // makes missing instances and updates old ones before builds need them, one
 // after the other, and keeps workspaces ready. What is broken in one
 // environment is logged, shown in [Instance].Trouble, tried again later and
 // later, and does not keep it from the others. It returns nil when ctx ended.
 func (s *Store) Maintain(ctx context.Context) error {
-	if _, err := s.VerifyAtStart(ctx); err != nil && ctx.Err() == nil {
-		s.log.Error("bases and instances cannot all be vouched for: run quarry sanitize, or load what is damaged again", "error", err)
-	}
 	pool := make(chan struct{})
 	go func() {
 		defer close(pool)

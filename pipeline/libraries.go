@@ -11,8 +11,8 @@ import (
 	"github.com/Morphux/quarry/images"
 )
 
-// Libraries keeps the library index of each base, in memory and as files by
-// the base's digest: a base never changes. The folder is disposable.
+// Libraries keeps the library index of each instance, in memory and as files by
+// its digest: an instance never changes. The folder is disposable.
 type Libraries struct {
 	Dir string
 
@@ -20,15 +20,15 @@ type Libraries struct {
 	known map[string]extract.LibraryIndex
 }
 
-// of gives the index of the workspace's base. The workspace must still be
-// clean when it is the first of its base.
+// of gives the index of the workspace's instance. The workspace must still be
+// clean when it is the first of that.
 func (l *Libraries) of(ws *images.Workspace) (extract.LibraryIndex, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if x, ok := l.known[ws.Base.Digest]; ok {
+	if x, ok := l.known[ws.Instance.Digest]; ok {
 		return x, nil
 	}
-	file := filepath.Join(l.Dir, strings.ReplaceAll(ws.Base.Digest, ":", "-")+".json")
+	file := filepath.Join(l.Dir, strings.ReplaceAll(ws.Instance.Digest, ":", "-")+".json")
 	var x extract.LibraryIndex
 	if data, err := os.ReadFile(file); err != nil || json.Unmarshal(data, &x) != nil {
 		if x, err = extract.IndexLibraries(ws.Root()); err != nil {
@@ -44,6 +44,6 @@ func (l *Libraries) of(ws *images.Workspace) (extract.LibraryIndex, error) {
 	if l.known == nil {
 		l.known = map[string]extract.LibraryIndex{}
 	}
-	l.known[ws.Base.Digest] = x
+	l.known[ws.Instance.Digest] = x
 	return x, nil
 }
