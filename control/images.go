@@ -48,6 +48,11 @@ func (f *Farm) imageVerbs() Table {
 				"is at hand. It takes a minute and some hundred megabytes of download, and several\n" +
 				"minutes for an emulated arch.",
 			Example: "images bootstrap x86_64\nimages bootstrap aarch64 --include build-essential,cmake", Run: f.imagesBootstrap},
+		{Name: "images renew", Args: "[REF]", MaxArgs: 1, Need: Admin, Alone: true, Short: "Make bases anew that mmdebstrap made",
+			Long: "With the same options as before, from the packages that there are now: one base,\n" +
+				"or all of them. Those that were loaded from a file are left alone: load a newer\n" +
+				"file. The old base serves until the new one is whole.",
+			Example: "images renew\nimages renew x86_64:trixie", Run: f.imagesRenew},
 		{Name: "images update", Args: "[NAME]", MaxArgs: 1, Need: Admin, Alone: true, Short: "Bring instances up to date",
 			Long: "NAME is CHANNEL/ARCH, or CHANNEL for all its archs; without it all environments are\n" +
 				"looked at. An instance is made anew from its base when it is older than its\n" +
@@ -195,12 +200,67 @@ func (f *Farm) makeBase(ctx context.Context, c *Call, ref string, fresh func(*im
 	if c.JSON() {
 		return c.emit(base)
 	}
+	sayBase(c, base, before)
+	return nil
+}
+
+// sayBase says in a line what a base is that was made in place of another.
+func sayBase(c *Call, base, before images.Base) {
 	same := ""
 	if base.Digest == before.Digest {
 		same = ", the same content as before"
 	}
-	_, err = fmt.Fprintf(c.Out, "base %s: %s, %s, from %s%s\n", base.Ref(), short(base.Digest), human.Size(base.Size), human.Safe(base.Source, false), same)
-	return err
+	fmt.Fprintf(c.Out, "base %s: %s, %s, from %s%s\n", base.Ref(), short(base.Digest), human.Size(base.Size), human.Safe(base.Source, false), same)
+}
+
+// imagesRenew bootstraps bases again.
+func (f *Farm) imagesRenew(ctx context.Context, c *Call) error {
+	s, err := f.store()
+	if err != nil {
+		return err
+	}
+	var bases []images.Base
+	if len(c.Args) == 1 {
+		if err := refError(c.Args[0]); err != nil {
+			return err
+		}
+		b, err := s.Base(ctx, c.Args[0])
+		if err != nil {
+			return missing(err)
+		}
+		bases = append(bases, b)
+	} else if bases, err = s.Bases(ctx); err != nil {
+		return err
+	}
+	done := []images.Base{}
+	for _, b := range bases {
+		o, ok := images.Bootstrapped(b.Source)
+		if !ok {
+			err := fmt.Errorf("base %s comes from %s and is left as it is: load a newer one with images load %[1]s FILE", b.Ref(), b.Source)
+			if len(c.Args) == 1 {
+				return err
+			}
+			fmt.Fprintln(c.Err, human.Safe(err.Error(), false))
+			continue
+		}
+		p := newProgress(c)
+		fresh, err := s.Bootstrap(ctx, b.Ref(), o, p.show)
+		p.end()
+		if err != nil {
+			return err
+		}
+		done = append(done, fresh)
+		if !c.JSON() {
+			sayBase(c, fresh, b)
+		}
+	}
+	if c.JSON() {
+		return c.emit(done)
+	}
+	if len(bases) == 0 {
+		fmt.Fprintln(c.Out, "no bases yet: quarry images load ARCH FILE, or quarry images bootstrap ARCH, makes one")
+	}
+	return nil
 }
 
 func (f *Farm) imagesRemove(ctx context.Context, c *Call) error {

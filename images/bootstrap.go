@@ -2,6 +2,7 @@ package images
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,11 @@ var debian = map[string]string{
 	"armv5tel": "armel", "armv6l": "armel", "armv7l": "armhf", "ppc64le": "ppc64el", "ppc": "powerpc", "loongarch64": "loong64",
 }
 
+const (
+	defaultSuite   = "bookworm"
+	defaultVariant = "minbase"
+)
+
 var (
 	suiteRE   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
 	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.:-]{0,127}$`)
@@ -49,12 +55,7 @@ var (
 )
 
 func (o BootstrapOptions) args(arch string) ([]string, error) {
-	if o.Suite == "" {
-		o.Suite = "bookworm"
-	}
-	if o.Variant == "" {
-		o.Variant = "minbase"
-	}
+	o.Suite, o.Variant = cmp.Or(o.Suite, defaultSuite), cmp.Or(o.Variant, defaultVariant)
 	if len(o.Include) == 0 {
 		o.Include = DefaultPackages
 	}
@@ -134,11 +135,51 @@ func (s *Store) Bootstrap(ctx context.Context, ref string, o BootstrapOptions, p
 		io.Copy(io.Discard, lines)
 	}()
 	defer tail.Close()
-	source := fmt.Sprintf("mmdebstrap %s", args[len(args)-2])
+	return s.load(ctx, to, r, o.source(), 0, "bootstrapping", progress)
+}
+
+// bootstrapped begins the Source of bases that Bootstrap made.
+const bootstrapped = "mmdebstrap "
+
+// source is what [Bootstrapped] reads.
+func (o BootstrapOptions) source() string {
+	s := bootstrapped + cmp.Or(o.Suite, defaultSuite)
 	if o.Mirror != "" {
-		source = fmt.Sprintf("mmdebstrap %s %s", args[len(args)-3], o.Mirror)
+		s += " " + o.Mirror
 	}
-	return s.load(ctx, to, r, source, 0, "bootstrapping", progress)
+	if o.Variant != "" && o.Variant != defaultVariant {
+		s += " --variant=" + o.Variant
+	}
+	if len(o.Include) > 0 {
+		s += " --include=" + strings.Join(o.Include, ",")
+	}
+	return s
+}
+
+// Bootstrapped tells with which options a base was bootstrapped, by its Source;
+// ok is false for one that was loaded.
+func Bootstrapped(source string) (o BootstrapOptions, ok bool) {
+	rest, ok := strings.CutPrefix(source, bootstrapped)
+	if !ok {
+		return o, false
+	}
+	for i, word := range strings.Fields(rest) {
+		variant, isVariant := strings.CutPrefix(word, "--variant=")
+		include, isInclude := strings.CutPrefix(word, "--include=")
+		switch {
+		case i == 0:
+			o.Suite = word
+		case isVariant:
+			o.Variant = variant
+		case isInclude:
+			o.Include = strings.Split(include, ",")
+		case i == 1:
+			o.Mirror = word
+		default:
+			return BootstrapOptions{}, false
+		}
+	}
+	return o, o.Suite != ""
 }
 
 // oneAtATime serializes the calls of a callback that may be nil.
