@@ -163,9 +163,11 @@ func (c Channel) check() error {
 		return err
 	}
 	for i, arch := range c.Archs {
-		ref := BaseRef{arch, c.Base}.String()
-		if _, err := ParseBaseRef(ref); err != nil {
+		if err := quarry.CheckArch(arch); err != nil {
 			return fmt.Errorf("channel %s: %w", c.Name, err)
+		}
+		if arch == quarry.Noarch {
+			return fmt.Errorf("channel %s: noarch is no arch to build on", c.Name)
 		}
 		if slices.Contains(c.Archs[:i], arch) {
 			return fmt.Errorf("channel %s has the arch %s twice: leave one out", c.Name, arch)
