@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,21 +30,29 @@ func newBuildCmd(a *app) *cobra.Command {
 	var arch, channel, output string
 	var asJSON, quiet bool
 	cmd := &cobra.Command{
-		Use:   "build DIR",
+		Use:   "build DIR [CHANNEL]",
 		Short: "Build one package from a folder, without a farm",
 		Long: `Builds the package in DIR as the farm would, in a clean workspace of the base of
 its arch, and prints the facts. Nothing is recorded. DIR is taken as it stands,
 without .git; changes that are not committed are built too. Needed packages come
 from the results repository and the artifacts of the state folder. A daemon keeps
 its state folder's bases to itself: beside one, build with a folder of your own
-(--state DIR), after quarry images bootstrap with the same.`,
+(--state DIR), after quarry images bootstrap with the same. With a configuration of
+the older form the artifact also appears in output/CHANNEL/ in the state folder.`,
 		Example: `  quarry build ./zlib
+  quarry build ./zlib stable
   quarry build --arch aarch64 --output out ./zlib     keep the record and the artifact`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.config()
 			if err != nil {
 				return err
+			}
+			if len(args) == 2 {
+				if channel != "" && channel != args[1] {
+					return &flagError{fmt.Errorf("build is told two channels, %s and %s: leave one out", args[1], channel)}
+				}
+				channel = args[1]
 			}
 			log := cmd.ErrOrStderr()
 			if quiet {
@@ -51,6 +60,18 @@ its state folder's bases to itself: beside one, build with a folder of your own
 			}
 			if channel == "" {
 				channel = c.DefaultChannel
+			}
+			if c.Channels[channel] == nil {
+				return &control.Error{Code: control.ExitNotFound, Err: fmt.Errorf("there is no channel %.80q: there is %s",
+					channel, strings.Join(slices.Sorted(maps.Keys(c.Channels)), ", "))}
+			}
+			if arch == "" {
+				arch = config.HostArch()
+				if c.Seed { // it says which arch it is for
+					if arch, err = seedArch(c, ""); err != nil {
+						return err
+					}
+				}
 			}
 			out, rec, err := buildFolder(cmd.Context(), a, c, args[0], arch, channel, output, log)
 			if err != nil {
@@ -67,8 +88,8 @@ its state folder's bases to itself: beside one, build with a folder of your own
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&arch, "arch", config.HostArch(), "arch to build for")
-	cmd.Flags().StringVar(&channel, "channel", "", "channel that dependencies come from (default the configuration's)")
+	cmd.Flags().StringVar(&arch, "arch", "", "arch to build for (default this machine's)")
+	cmd.Flags().StringVar(&channel, "channel", "", "channel to build for (default the configuration's)")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "folder to write the artifact, record and list of files to")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the outcome as JSON")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show the build's log")
@@ -139,6 +160,9 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	}
 	if output != "" {
 		err = writeOutput(output, out, rec, pipe)
+	}
+	if c.Seed {
+		err = errors.Join(err, publish(c, pipe.Artifacts, out))
 	}
 	return out, rec, err
 }

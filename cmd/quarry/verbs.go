@@ -50,7 +50,7 @@ func verbCmds(a *app) (farm, systems []*cobra.Command) {
 			Example: examples(v.Example),
 			Args:    verbArgs(v),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return a.verb(cmd, v, args, typed(cmd))
+				return a.verb(cmd, v, cmd.Flags(), args)
 			},
 		}
 		cmd.Flags().AddFlagSet(v.NewFlags())
@@ -68,7 +68,7 @@ func verbCmds(a *app) (farm, systems []*cobra.Command) {
 			farm = append(farm, cmd)
 		}
 	}
-	return farm, systems
+	return farm, append(systems, seedCmds(a)...)
 }
 
 // verbArgs counts arguments as the verb does.
@@ -80,8 +80,8 @@ func verbArgs(v *control.Verb) cobra.PositionalArgs {
 }
 
 // verb has the daemon run a verb, or runs it here when none does and the verb
-// needs none. flags are words such as --arch=x86_64.
-func (a *app) verb(cmd *cobra.Command, v *control.Verb, args, flags []string) error {
+// needs none.
+func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, args []string) error {
 	c, err := a.config()
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, args, flags []string) er
 	ends := terminal(cmd.OutOrStdout())
 	ends.Live = terminal(cmd.ErrOrStderr()).TTY
 	if f, ok := in.(*os.File); ok && ends.Live && term.IsTerminal(int(f.Fd())) {
-		if err := v.Confirm(&control.Call{Verb: v, Args: args, Flags: cmd.Flags(), In: in, Err: cmd.ErrOrStderr()}); err != nil {
+		if err := v.Confirm(&control.Call{Verb: v, Args: args, Flags: flags, In: in, Err: cmd.ErrOrStderr()}); err != nil {
 			return err
 		}
 	}
@@ -108,7 +108,7 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, args, flags []string) er
 		ctx, restore = untilQ(ctx, in)
 		defer restore()
 	}
-	words := append(append(strings.Fields(v.Name), flags...), "--")
+	words := append(append(strings.Fields(v.Name), typed(cmd, flags)...), "--")
 	words = append(words, args...)
 	code, err := client.Call(ctx, words, ends, cmd.OutOrStdout(), cmd.ErrOrStderr())
 	if v.Alone && errors.Is(err, control.ErrUnreachable) {
@@ -167,7 +167,6 @@ func (a *app) alone(cmd *cobra.Command, c *config.Config, words []string, in io.
 		return 0, err
 	}
 	table := control.Verbs(&control.Farm{Images: store, Channels: farmChannels(c), Version: version, Started: time.Now()})
-	ends.TTY = ends.TTY && in == nil // what was to be asked has been asked
 	code := table.Run(ctx, control.Owner(), words, in, cmd.OutOrStdout(), cmd.ErrOrStderr(), ends)
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer stop()
@@ -176,9 +175,9 @@ func (a *app) alone(cmd *cobra.Command, c *config.Config, words []string, in io.
 
 // typed gives the flags that were given to a command itself, as words to send
 // on; --config and its like are for this end.
-func typed(cmd *cobra.Command) []string {
+func typed(cmd *cobra.Command, flags *pflag.FlagSet) []string {
 	var words []string
-	cmd.Flags().Visit(func(f *pflag.Flag) {
+	flags.Visit(func(f *pflag.Flag) {
 		if cmd.Root().PersistentFlags().Lookup(f.Name) != nil {
 			return
 		}
