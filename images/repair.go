@@ -8,9 +8,12 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containers/podman/v4/pkg/bindings/containers"
 	"github.com/containers/podman/v4/pkg/bindings/images"
+
+	"github.com/Morphux/quarry/internal/podman"
 )
 
 // Repair brings back what podman's storage lost: it verifies everything
@@ -115,11 +118,8 @@ func (s *Store) purge(ctx context.Context, bad map[string]bool) (names []string,
 				defer s.forgetInstance(e.channel, e.arch)
 			}
 		}
-		_, refused := images.Remove(call, []string{img.ID}, new(images.RemoveOptions).WithForce(true))
-		if now, derr := s.readDisk(ctx); derr != nil {
-			return names, derr
-		} else if _, left := now.image(img.ID); left {
-			return names, fmt.Errorf("damaged image %.12s cannot be removed: %w", img.ID, errors.Join(append(refused, errors.New("podman still has it"))...))
+		if err := s.removeImage(ctx, img.ID); err != nil {
+			return names, fmt.Errorf("damaged image %.12s cannot be removed: %w", img.ID, err)
 		}
 	}
 	if d, err = s.readDisk(ctx); err != nil {
@@ -127,6 +127,35 @@ func (s *Store) purge(ctx context.Context, bad map[string]bool) (names []string,
 	}
 	s.dropTrees(d)
 	return names, nil
+}
+
+// removeImage removes an image with all its names and containers.
+func (s *Store) removeImage(ctx context.Context, id string) error {
+	for try := range 10 {
+		call, err := s.conn.Context(ctx)
+		if err != nil {
+			return err
+		}
+		// A container that is being removed by somebody else at this moment is
+		// an error to podman.
+		_, refused := images.Remove(call, []string{id}, new(images.RemoveOptions).WithForce(true))
+		d, err := s.readDisk(ctx)
+		if err != nil {
+			return err
+		}
+		if _, left := d.image(id); !left {
+			return nil
+		}
+		if try == 9 {
+			return gone(errors.Join(append(refused, errors.New("podman still has it"))...))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(try+1) * 100 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // standingOn lists the farm's own images that containers of would see a layer.
@@ -313,4 +342,10 @@ func fileSize(path string) int64 {
 		return 0
 	}
 	return st.Size()
+}
+
+// imageGone reports whether podman refused to make a container because it does
+// not have the image. Its status need not say so (500 in 4.3).
+func imageGone(err error) bool {
+	return podman.Code(err) == 404 || podman.Code(err) == 500 && strings.Contains(err.Error(), "image not known")
 }

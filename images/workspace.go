@@ -46,11 +46,12 @@ var capabilities = []string{
 func (s *Store) Workspace(ctx context.Context, want Spec) (*Workspace, error) {
 	for try := 0; ; try++ {
 		w, err := s.workspace(ctx, want)
-		if try == 2 || ctx.Err() != nil || !errors.Is(err, podman.ErrGone) {
+		if try == 2 || ctx.Err() != nil || !errors.Is(err, podman.ErrGone) && !imageGone(err) {
 			return w, err
 		}
-		// The service died under it and is being started again. Nothing of the
-		// build has run, so nothing speaks against another try at once.
+		// The service died under it and is being started again, or somebody
+		// removed its image, which is looked up anew. Nothing of the build has
+		// run, so nothing speaks against another try at once.
 		s.log.Warn("making a workspace once more", "workspace", want.Name, "error", err)
 	}
 }
@@ -154,7 +155,7 @@ func (s *Store) create(ctx context.Context, w *Workspace, network bool) (err err
 	w.asked = true
 	made, err := containers.CreateWithSpec(call, s.container(w, network), nil)
 	if err != nil {
-		if podman.Code(err) == 404 {
+		if imageGone(err) {
 			s.forget(w.Base.Ref()) // somebody removed it behind our back
 			s.forgetInstance(w.Channel, w.Arch)
 		}

@@ -90,6 +90,16 @@ func do(r request) (a answer) {
 		os.Chdir("/")
 	case "env":
 		a.Output = fmt.Sprintf("%q", os.Environ())
+	case "read": // the file Shell: its mode and content
+		st, err := os.Lstat(r.Shell)
+		if err == nil {
+			var data []byte
+			data, err = os.ReadFile(r.Shell)
+			a.Output = fmt.Sprintf("%v %s", st.Mode(), data)
+		}
+		if err != nil {
+			a.Error = err.Error()
+		}
 	case "sleep":
 		time.Sleep(time.Hour)
 	}
