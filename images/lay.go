@@ -49,10 +49,14 @@ func (w *Workspace) upperDir() string {
 // caller closes the root.
 func (w *Workspace) LayerRoot() (*layers.Root, error) {
 	m, err := w.rootMount()
-	if err != nil {
-		return nil, err
+	var r *layers.Root
+	if err == nil {
+		r, err = w.layerRoot(m)
 	}
-	return w.layerRoot(m)
+	if err != nil {
+		w.store.log.Debug("no dependencies can be laid in", "workspace", w.Name, "error", err)
+	}
+	return r, err
 }
 
 func (w *Workspace) rootMount() (overlay.Mount, error) {
@@ -140,6 +144,9 @@ func (w *Workspace) Lay(ctx context.Context, ls []*layers.Layer) (laid int, err 
 	defer func() {
 		if laid > 0 {
 			return
+		}
+		if err != nil {
+			w.store.log.Debug("dependencies are not laid in", "workspace", w.Name, "error", err)
 		}
 		if e := deltree.Remove(l.dir); e != nil {
 			w.store.log.Warn("a folder for layers stays until its workspace goes", "folder", l.dir, "error", e)
@@ -242,6 +249,10 @@ func (w *Workspace) resembles(merged *os.File) error {
 		return err
 	}
 	defer old.Close()
+	var top unix.Stat_t
+	if err := unix.Fstat(int(old.Fd()), &top); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
 	for _, dir := range []string{".", "usr", "etc"} {
 		f, err := openDir(int(old.Fd()), dir)
 		if errors.Is(err, unix.ENOENT) {
@@ -258,17 +269,26 @@ func (w *Workspace) resembles(merged *os.File) error {
 		for _, name := range names {
 			path := filepath.Join(dir, name)
 			var a, b unix.Stat_t
-			// Where something is mounted the folder below cannot be seen.
 			if err := unix.Fstatat(int(old.Fd()), path, &a, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 				return &os.PathError{Op: "stat", Path: "/" + path, Err: err}
 			}
 			err := unix.Fstatat(int(merged.Fd()), path, &b, unix.AT_SYMLINK_NOFOLLOW)
-			if err != nil || a.Mode&unix.S_IFMT != b.Mode&unix.S_IFMT || a.Uid < uint32(w.UID) != (b.Uid < uint32(w.UID)) {
-				return fmt.Errorf("an overlay of the workspace's layers shows another /%s than the workspace has (%v)", path, err)
+			if err != nil {
+				return fmt.Errorf("an overlay of the workspace's layers has no /%s: %w", path, err)
+			}
+			// Of a place that something is mounted on only the kind can be told.
+			if a.Mode&unix.S_IFMT != b.Mode&unix.S_IFMT || a.Dev == top.Dev && w.inside(a.Uid) != w.inside(b.Uid) {
+				return fmt.Errorf("an overlay of the workspace's layers has another /%s than the workspace: mode %o and owner %d instead of %o and %d",
+					path, b.Mode, b.Uid, a.Mode, a.Uid)
 			}
 		}
 	}
 	return nil
+}
+
+// inside reports whether an id of the host is one of the workspace's.
+func (w *Workspace) inside(id uint32) bool {
+	return int(id) >= w.UID && int(id) < w.UID+w.store.opts.UIDCount
 }
 
 func openDir(at int, path string) (*os.File, error) {

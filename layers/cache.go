@@ -28,8 +28,9 @@ type Options struct {
 	// Dir is the cache's folder, which only one process may use at a time. It is
 	// made where there is none, for its owner alone: setuid programs lie in it.
 	Dir string
-	// Limit is how many bytes of disk the layers may take that no workspace
-	// uses. 0: 20 GiB, or a tenth of the file system where that is less.
+	// Limit is how many bytes of disk the layers may take together, and one of
+	// them. Those in use stay, whatever they take. 0: 20 GiB. It is never
+	// more than a quarter of the file system.
 	Limit int64
 	// Program is this program, started again to unpack (see [Unpacker]). Empty:
 	// /proc/self/exe.
@@ -85,6 +86,7 @@ type Cache struct {
 	entries map[string]*entry
 	trash   int
 	nodes   int // of all trees in memory
+	fresh   int // layers that Flush has not written yet
 }
 
 // entry is a layer that is there, or is being made.
@@ -169,10 +171,10 @@ func Open(o Options) (_ *Cache, err error) {
 	}
 	if c.opts.Limit == 0 {
 		c.opts.Limit = 20 << 30
-		var st unix.Statfs_t
-		if err := unix.Statfs(c.opts.Dir, &st); err == nil {
-			c.opts.Limit = min(c.opts.Limit, int64(st.Blocks)*st.Bsize/10)
-		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(c.opts.Dir, &st); err == nil {
+		c.opts.Limit = min(c.opts.Limit, int64(st.Blocks)*st.Bsize/4)
 	}
 	return c, c.sweep()
 }
@@ -183,16 +185,14 @@ func (c *Cache) path(elem ...string) string {
 
 // sweep removes what may not be whole, and learns what is there.
 func (c *Cache) sweep() error {
-	trusted := func(string) bool { return true }
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if last, lerr := os.ReadFile(c.path(nameBoot)); err != nil || lerr != nil || string(last) != string(boot) {
-		flushed := map[string]bool{}
-		data, _ := os.ReadFile(c.path(nameFlushed))
-		for line := range strings.Lines(string(data)) {
-			flushed[strings.TrimSpace(line)] = true
-		}
-		trusted = func(id string) bool { return flushed[id] }
+	flushed := map[string]bool{}
+	data, _ := os.ReadFile(c.path(nameFlushed))
+	for line := range strings.Lines(string(data)) {
+		flushed[strings.TrimSpace(line)] = true
 	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	last, lerr := os.ReadFile(c.path(nameBoot))
+	restarted := err != nil || lerr != nil || string(last) != string(boot)
 	if err := deltree.Remove(c.path(nameTmp)); err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func (c *Cache) sweep() error {
 		close(e.ready)
 		data, err := os.ReadFile(c.path(key, nameMeta))
 		st, serr := os.Stat(c.path(key))
-		if err != nil || serr != nil || json.Unmarshal(data, &e.meta) != nil || e.meta.Version != version || !trusted(e.meta.ID) {
+		if err != nil || serr != nil || json.Unmarshal(data, &e.meta) != nil || e.meta.Version != version || restarted && !flushed[e.meta.ID] {
 			dropped++
 			if err := deltree.Remove(c.path(key)); err != nil {
 				return err
@@ -222,6 +222,9 @@ func (c *Cache) sweep() error {
 		}
 		e.used = st.ModTime()
 		c.entries[key] = e
+		if !flushed[e.meta.ID] {
+			c.fresh++
+		}
 	}
 	if dropped > 0 {
 		c.log.Info("unpacked dependencies were removed that the machine's restart may have damaged", "layers", dropped)
@@ -271,6 +274,7 @@ func (c *Cache) Get(ctx context.Context, root *Root, artifact, path string) (*La
 			e.meta, e.tree, e.err = c.unpack(ctx, root, key, artifact, path)
 			c.finish(e)
 			if e.err != nil {
+				c.log.Debug("a dependency is not unpacked ahead", "error", e.err)
 				return nil, e.err
 			}
 			return c.layer(e)
@@ -301,6 +305,7 @@ func (c *Cache) finish(e *entry) {
 	} else {
 		e.used = time.Now()
 		c.nodes += e.tree.Files
+		c.fresh++
 		c.evict(c.opts.Limit)
 	}
 	close(e.ready)
@@ -463,6 +468,11 @@ func (c *Cache) Flush() error {
 		return nil
 	}
 	c.mu.Lock()
+	if c.fresh == 0 {
+		c.mu.Unlock()
+		return nil
+	}
+	fresh := c.fresh
 	var ids strings.Builder
 	for _, e := range c.entries {
 		if e.made() {
@@ -473,7 +483,13 @@ func (c *Cache) Flush() error {
 	if err := unix.Syncfs(int(c.lock.Fd())); err != nil {
 		return fmt.Errorf("unpacked dependencies cannot be written to disk: %w", err)
 	}
-	return writeSynced(c.path(nameFlushed), ids.String())
+	if err := writeSynced(c.path(nameFlushed), ids.String()); err != nil {
+		return fmt.Errorf("unpacked dependencies cannot be written to disk: %w", err)
+	}
+	c.mu.Lock()
+	c.fresh -= fresh
+	c.mu.Unlock()
+	return nil
 }
 
 // Close waits for removals under way and writes the layers to disk. Nothing

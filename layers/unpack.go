@@ -77,13 +77,8 @@ const (
 	nameScratch = "scratch"
 )
 
-// run has a process of its own unpack into an overlay over the root.
+// run unpacks into an overlay over the root.
 func (c *Cache) run(ctx context.Context, root *Root, dir, artifact, path string) (seen []string, err error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
 	spec := overlay.Spec{
 		Lower: root.Lower, Upper: filepath.Join(dir, nameDiff), Work: filepath.Join(dir, nameWork),
 		Scratch: filepath.Join(dir, nameScratch), Options: root.Options,
@@ -102,7 +97,17 @@ func (c *Cache) run(ctx context.Context, root *Root, dir, artifact, path string)
 		return nil, err
 	}
 	defer merged.Close()
+	return c.install(ctx, root, merged, artifact, path)
+}
 
+// install has a process of its own install an artifact into the tree that merged
+// is the root of.
+func (c *Cache) install(ctx context.Context, root *Root, merged *os.File, artifact, path string) (seen []string, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
 	cmd := exec.CommandContext(ctx, c.opts.Program)
 	cmd.Args = []string{unpackerName, artifact, strconv.FormatInt(max(c.opts.Limit, 0), 10)}
 	cmd.Env = []string{}

@@ -18,6 +18,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/extract"
 	"github.com/Morphux/quarry/images"
+	"github.com/Morphux/quarry/layers"
 	"github.com/Morphux/quarry/recipe"
 	"github.com/Morphux/quarry/runner"
 	"github.com/Morphux/quarry/usage"
@@ -63,6 +64,8 @@ type Pipeline struct {
 	Settings  Settings
 	// Libraries caches the library indexes of bases.
 	Libraries *Libraries
+	// Layers keeps dependencies unpacked; nil: they are unpacked for each build.
+	Layers *layers.Cache
 	// Usage keeps what builds use while they run; nil: only totals are kept.
 	Usage *usage.Store
 }
@@ -171,6 +174,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 func (p *Pipeline) job(in Input, log io.Writer) runner.Job {
 	job := runner.Job{
 		Build: in.Build, Recipe: in.Recipe, Source: in.Source, Reproduce: in.Reproduce, Log: log, OnStep: in.OnStep,
+		Layers:  p.Layers,
 		Command: p.Settings.Command, Jobs: lower(p.Settings.Jobs, in.Recipe.Ext.Jobs),
 		Limits: runner.Limits{Step: p.Settings.Step, Silence: p.Settings.Silence, Log: p.Settings.Log},
 	}

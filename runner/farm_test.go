@@ -23,6 +23,7 @@ import (
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/testbase"
 	"github.com/Morphux/quarry/internal/testpkg"
+	"github.com/Morphux/quarry/layers"
 	"github.com/Morphux/quarry/recipe"
 	"github.com/Morphux/quarry/runner"
 )
@@ -55,6 +56,7 @@ func newFarm(t testing.TB) *farm {
 }
 
 func TestMain(m *testing.M) {
+	layers.Unpacker()
 	code := m.Run()
 	testbase.Clean()
 	os.Exit(code)

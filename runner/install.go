@@ -6,10 +6,66 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/Morphux/quarry/internal/overlay"
+	"github.com/Morphux/quarry/layers"
 	"github.com/Morphux/quarry/runner/guest"
 )
+
+// layIn lays those dependencies into the workspace that the farm has unpacked, or
+// can unpack now, as read-only layers, and returns the rest of them. An error is
+// about a workspace that is of no use any more, or about ctx. In any other trouble,
+// which is in the farm's log, there is the slower way, which also finds
+// out what is wrong with an artifact.
+func (r *run) layIn(ctx context.Context) (rest []Dep, err error) {
+	deps := r.job.Deps
+	if r.job.Layers == nil || len(deps) == 0 {
+		return deps, nil
+	}
+	root, err := r.ws.LayerRoot()
+	if err != nil {
+		return deps, nil
+	}
+	defer root.Close()
+	ready := make([]*layers.Layer, len(deps))
+	var group errgroup.Group
+	group.SetLimit(runtime.NumCPU())
+	for i, d := range deps {
+		group.Go(func() error {
+			ready[i], _ = r.job.Layers.Get(ctx, root, d.Artifact, d.Path)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	n := 0
+	for n < len(ready) && ready[n] != nil {
+		n++
+	}
+	laid := 0
+	defer func() {
+		for _, l := range ready[laid:] {
+			if l != nil {
+				l.Release()
+			}
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	laid, err = r.ws.Lay(ctx, ready[:n])
+	if broken := (*overlay.BrokenError)(nil); errors.As(err, &broken) {
+		return nil, fmt.Errorf("workspace %s: %w", r.ws.Name, err)
+	}
+	for i, l := range ready[:laid] {
+		files, _ := l.Size()
+		r.log.farm("prepare: %s %s laid in, %.12s, %d files", deps[i].Package, deps[i].Version, deps[i].Artifact, files)
+	}
+	return deps[laid:], nil
+}
 
 // install lays a dependency's artifact into the workspace. The guest gets the
 // open file and not a copy: the workspace sees neither the artifact store nor

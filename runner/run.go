@@ -12,6 +12,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/layers"
 	"github.com/Morphux/quarry/recipe"
 	"github.com/Morphux/quarry/runner/guest"
 )
@@ -34,8 +35,9 @@ var DefaultLimits = Limits{Step: 6 * time.Hour, Silence: time.Hour, Log: 256 << 
 type Job struct {
 	Build  quarry.Build
 	Recipe *recipe.Recipe
-	Source fs.FS // the commit without .git: package.json, srcs/, patches/, scripts/
-	Deps   []Dep // installed into the workspace in this order, before anything else
+	Source fs.FS         // the commit without .git: package.json, srcs/, patches/, scripts/
+	Deps   []Dep         // installed into the workspace in this order, before anything else
+	Layers *layers.Cache // has dependencies unpacked; nil: they are unpacked into the workspace
 	Limits Limits
 	Jobs   int // of make at one time; 0: one
 
@@ -226,7 +228,11 @@ func (r *run) prepare(ctx context.Context) error {
 	r.result.Usage.SourceSize = total.bytes
 	r.log.farm("%s: %d files with %s, of %s", quarry.StepPrepare, total.files, human.Size(total.bytes), r.sourceTime().UTC().Format(time.RFC3339))
 
-	for _, d := range r.job.Deps {
+	rest, err := r.layIn(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range rest {
 		if err := r.install(ctx, d); err != nil {
 			return err
 		}

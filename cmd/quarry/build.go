@@ -139,7 +139,7 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 		return nil, nil, err
 	}
 	defer conn.Close()
-	pipe, err := newPipeline(c, store)
+	pipe, err := newPipeline(c, store, a.logger(log))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -147,7 +147,7 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 		Reproduce: fmt.Sprintf("quarry build --arch %s %s", arch, strconv.Quote(dir))})
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer stop()
-	if err := errors.Join(err, store.Close(end)); err != nil {
+	if err := errors.Join(err, store.Close(end), pipe.Layers.Close()); err != nil {
 		return nil, nil, err
 	}
 	out.Build.State, out.Build.Ended = quarry.Succeeded, out.Ended

@@ -19,6 +19,7 @@ import (
 	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/control"
 	"github.com/Morphux/quarry/internal/doctor"
+	"github.com/Morphux/quarry/layers"
 	"github.com/Morphux/quarry/runner/guest"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -39,6 +40,7 @@ func init() {
 }
 
 func main() {
+	layers.Unpacker()
 	// The guest is the first process of a hostile container: it must start in
 	// milliseconds and has no use for flags, signals or colours.
 	if len(os.Args) == 3 && os.Args[1] == "guest" {

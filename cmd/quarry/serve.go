@@ -98,7 +98,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err := store.Sweep(ctx); err != nil {
 		return err
 	}
-	pipe, err := newPipeline(c, store)
+	pipe, err := newPipeline(c, store, log)
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	// Nothing new is begun now; what is left of workspaces goes with podman.
 	end, stop := context.WithTimeout(context.Background(), 30*time.Second)
 	defer stop()
-	err = errors.Join(err, store.Close(end))
+	err = errors.Join(err, store.Close(end), pipe.Layers.Close())
 	log.Info("quarry has stopped")
 	return err
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/livelog"
 	"github.com/Morphux/quarry/internal/podman"
+	"github.com/Morphux/quarry/layers"
 	"github.com/Morphux/quarry/pipeline"
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/repos"
@@ -64,12 +65,20 @@ func limits(c *config.Config) images.Limits {
 	}
 }
 
-func newPipeline(c *config.Config, store *images.Store) (*pipeline.Pipeline, error) {
+func newPipeline(c *config.Config, store *images.Store, log *slog.Logger) (*pipeline.Pipeline, error) {
 	artifacts, err := extract.OpenArtifacts(c.Artifacts())
 	if err != nil {
 		return nil, err
 	}
+	var unpacked *layers.Cache
+	if c.Cache.Layers > 0 {
+		unpacked, err = layers.Open(layers.Options{Dir: filepath.Join(c.State, "cache", "layers"), Limit: int64(c.Cache.Layers), Log: log})
+		if err != nil {
+			log.Warn("dependencies are unpacked for every build", "error", err)
+		}
+	}
 	return &pipeline.Pipeline{
+		Layers: unpacked,
 		Images: store, Artifacts: artifacts,
 		Libraries: &pipeline.Libraries{Dir: filepath.Join(c.State, "cache", "libraries")},
 		Settings: pipeline.Settings{
