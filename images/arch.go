@@ -91,12 +91,32 @@ func Emulation(arch string) (string, error) {
 	return how, err
 }
 
-// registered looks for an interpreter of an arch in binfmt_misc.
+// TryArch runs the smallest program of an arch, in a root with nothing else in it
+// where that is allowed, as it is to root.
+func TryArch(arch string) error {
+	m, ok := tinyelf.Of(arch)
+	if !ok {
+		return nil // nothing to try it with; see Emulation
+	}
+	if _, ok := m.Program(); !ok {
+		return nil
+	}
+	err := tryRun(m, true)
+	if errors.Is(err, syscall.EPERM) {
+		err = tryRun(m, false)
+	}
+	return err
+}
+
+// registered looks for an interpreter of an arch in binfmt_misc. Where several
+// fit and one of them lacks flag F, which of them the kernel takes is for the
+// caller to try.
 func registered(arch string, header []byte) (string, error) {
 	entries, err := Binfmt()
 	if err != nil {
 		return "", &NoEmulationError{arch, err.Error(), "run quarry doctor --fix, or mount -t binfmt_misc binfmt_misc " + binfmtDir}
 	}
+	how := ""
 	for _, e := range entries {
 		if !e.Enabled || !e.matches(header) {
 			continue
@@ -105,7 +125,10 @@ func registered(arch string, header []byte) (string, error) {
 			return "", &NoEmulationError{arch, fmt.Sprintf("binfmt_misc entry %s has no flag F, so its interpreter %s is not found inside a workspace", e.Name, e.Interpreter),
 				"register it with flag F (quarry doctor --fix, or reinstall qemu-user-static)"}
 		}
-		return Emulated, nil
+		how = Emulated
+	}
+	if how != "" {
+		return how, nil
 	}
 	return "", &NoEmulationError{arch, "binfmt_misc has no enabled entry for it", "apt-get install qemu-user-static binfmt-support, then quarry doctor --fix"}
 }

@@ -1,21 +1,28 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"maps"
+	"os"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/doctor"
 	"github.com/Morphux/quarry/internal/human"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 // newDoctorCmd is quarry doctor. options gives what the configuration says, as
 // far as it can be read.
 func newDoctorCmd(options func() (doctor.Options, error)) *cobra.Command {
-	var asJSON, fix bool
+	var asJSON, fix, yes bool
 	var archs []string
 	cmd := &cobra.Command{
 		Use:   "doctor [CHECK...]",
@@ -25,9 +32,11 @@ is wrong. It may run beside a daemon. Exit code 1 says that something failed.
 
 With --fix it mends what takes no package manager: it mounts binfmt_misc and
 registers qemu's emulators for the archs of the configuration, until the next
-boot. That changes this machine for everybody on it.`,
+boot. That changes this machine for everybody on it, so it asks first; --yes
+consents. Without a terminal and without --yes it only says what it would do.`,
 		Example: `  quarry doctor
-  quarry doctor --arch aarch64 --fix
+  quarry doctor --arch aarch64,riscv64
+  quarry doctor --fix
   quarry doctor podman runtime build`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := options()
@@ -36,10 +45,11 @@ boot. That changes this machine for everybody on it.`,
 			}
 			o.Fix, o.Only = fix, args
 			if len(archs) > 0 {
-				o.Archs = archs
+				o.Archs, o.Refs = archs, nil
 			}
 			out := cmd.OutOrStdout()
 			term := terminal(out)
+			o.Consent = consent(yes, cmd.InOrStdin(), cmd.ErrOrStderr())
 			report := func(f doctor.Finding) { printFinding(out, f, term) }
 			if asJSON {
 				report = nil
@@ -66,8 +76,62 @@ boot. That changes this machine for everybody on it.`,
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON for scripts")
 	cmd.Flags().BoolVar(&fix, "fix", false, "register emulators for the configured archs")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "consent to what --fix changes")
 	cmd.Flags().StringSliceVar(&archs, "arch", nil, "archs to look at, instead of the configuration's")
 	return cmd
+}
+
+// consent asks the person at the terminal, if there is one.
+func consent(yes bool, in io.Reader, out io.Writer) func(would string) bool {
+	if yes {
+		return func(string) bool { return true }
+	}
+	f, ok := in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) || !terminal(out).TTY {
+		return nil
+	}
+	lines := bufio.NewReader(f)
+	return func(would string) bool {
+		fmt.Fprintf(out, "\nMay it %s? [y/N] ", would)
+		answer, _ := lines.ReadString('\n')
+		switch strings.ToLower(strings.TrimSpace(answer)) {
+		case "y", "yes":
+			return true
+		}
+		return false
+	}
+}
+
+// doctor is what the configuration says about what doctor looks at.
+func (a *app) doctor() (doctor.Options, error) {
+	c, err := a.config()
+	if err != nil {
+		return doctor.Options{}, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return doctor.Options{}, err
+	}
+	o := doctor.Options{
+		Podman: podmanConfig(c, nil), Guest: self, UIDBase: c.Podman.IDBase,
+		Listen: c.SSH.Listen, Socket: c.Socket(), MinFree: int64(c.Queue.MinFree),
+		Memory: int64(c.Limits.Memory), Workers: c.Workers(),
+		Troubles: func(ctx context.Context) ([]doctor.Trouble, error) { return troubles(ctx, c) },
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Channels)) {
+		ch := c.Channels[name]
+		for _, arch := range ch.Archs {
+			o.Archs = append(o.Archs, arch)
+			o.Refs = append(o.Refs, images.BaseRef{Arch: arch, Name: ch.Base}.String())
+		}
+		if len(ch.Setup.Update) > 0 {
+			o.Setups = append(o.Setups, name)
+		}
+	}
+	slices.Sort(o.Archs)
+	slices.Sort(o.Refs)
+	o.Archs, o.Refs = slices.Compact(o.Archs), slices.Compact(o.Refs)
+	return o, nil
 }
 
 const nameWidth = 14
@@ -78,7 +142,11 @@ func printFinding(w io.Writer, f doctor.Finding, term control.Terminal) {
 	if f.Fixed {
 		text = "fixed: " + text
 	}
-	fmt.Fprintf(w, "%s  %s%s\n", human.Paint(fmt.Sprintf("%4s", f.Status), colour, term.Color), human.Paint(fmt.Sprintf("%-*s", nameWidth, human.Safe(f.Name, false)), human.Bold, term.Color),
+	name := fmt.Sprintf("%-*s", nameWidth, human.Safe(f.Name, false))
+	if len(name) > nameWidth {
+		name += "  " // instance testing/x86_64
+	}
+	fmt.Fprintf(w, "%s  %s%s\n", human.Paint(fmt.Sprintf("%4s", f.Status), colour, term.Color), human.Paint(name, human.Bold, term.Color),
 		indent(human.Safe(text, false), 6+nameWidth, term.Width))
 	if f.Cure != "" && f.Status != doctor.OK {
 		fmt.Fprintf(w, "%*s%s %s\n", 6+nameWidth, "", human.Paint("->", colour, term.Color), indent(human.Safe(f.Cure, false), 9+nameWidth, term.Width))

@@ -18,7 +18,6 @@ import (
 
 	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/control"
-	"github.com/Morphux/quarry/internal/doctor"
 	"github.com/Morphux/quarry/layers"
 	"github.com/Morphux/quarry/runner/guest"
 	"github.com/spf13/cobra"
@@ -211,27 +210,6 @@ came out into a git results repository, which MPM reads as its database.`,
 	add("local", newBuildCmd(a), newDBCmd(a.dir((*config.Config).Results)))
 	sayArgs(root)
 	return root
-}
-
-// doctor is what the configuration says about what doctor looks at.
-func (a *app) doctor() (doctor.Options, error) {
-	c, err := a.config()
-	if err != nil {
-		return doctor.Options{}, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return doctor.Options{}, err
-	}
-	var archs []string
-	for _, ch := range c.Channels {
-		archs = append(archs, ch.Archs...)
-	}
-	slices.Sort(archs)
-	return doctor.Options{
-		Podman: podmanConfig(c, nil), Archs: slices.Compact(archs), Guest: self, UIDBase: c.Podman.IDBase,
-		Listen: c.SSH.Listen, Socket: c.Socket(), MinFree: int64(c.Queue.MinFree),
-	}, nil
 }
 
 // dir gives a function that tells one of the configured places.

@@ -6,21 +6,28 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/Morphux/quarry/images"
-	"github.com/Morphux/quarry/internal/podman"
 )
 
-const binfmtDir = "/proc/sys/fs/binfmt_misc"
-
-// runsArch looks whether programs of an arch run here, and with fix sees to it
-// when all it takes is to tell the kernel of an emulator that is installed.
-func runsArch(arch string, fix bool) Finding {
+// runs tells how programs of an arch run here; emulated ones have been tried.
+func runs(arch string) (string, error) {
 	how, err := images.Emulation(arch)
+	if err != nil || how != images.Emulated {
+		return how, err
+	}
+	if err := images.TryArch(arch); err != nil {
+		return "", &images.NoEmulationError{Arch: arch, Why: fmt.Sprintf("an emulator is registered, but does not run (%v)", err),
+			Cure: "reinstall qemu-user-static, then quarry doctor --fix"}
+	}
+	return how, nil
+}
+
+// runsArch looks whether programs of an arch run here, and with Fix and consent
+// sees to it when all it takes is to tell the kernel of an emulator that is
+// installed.
+func runsArch(arch string, o *Options) Finding {
+	how, err := runs(arch)
 	if err == nil {
 		return ok("%s", describe(how))
 	}
@@ -28,16 +35,23 @@ func runsArch(arch string, fix bool) Finding {
 	if !errors.As(err, &no) {
 		return failure(Fail, err, "see doc/operating.md")
 	}
-	if !fix {
-		return bad(Fail, no.Cure, "its programs do not run here: %s", no.Why)
+	why := "its programs do not run here: " + no.Why
+	if !o.Fix {
+		return bad(Fail, no.Cure, "%s", why)
 	}
-	did, ferr := Register(arch)
-	if ferr != nil {
-		return bad(Fail, ferr.Error(), "its programs do not run here: %s", no.Why)
+	r, perr := plan(arch)
+	if perr != nil {
+		return bad(Fail, perr.Error(), "%s", why)
 	}
-	how, err = images.Emulation(arch)
+	if o.Consent == nil || !o.Consent(r.String()) {
+		return bad(Fail, "quarry doctor --fix --yes would "+r.String(), "%s", why)
+	}
+	did, err := r.do()
 	if err != nil {
-		return bad(Fail, no.Cure, "still do not run after: %s", did)
+		return bad(Fail, err.Error(), "%s", why)
+	}
+	if how, err = runs(arch); err != nil {
+		return bad(Fail, no.Cure, "%s; it %s, and still: %v", why, did, err)
 	}
 	f := ok("%s, as of now: %s", describe(how), did)
 	f.Fixed = true
@@ -52,48 +66,6 @@ func describe(how string) string {
 		return "compat: this processor runs it beside its own"
 	}
 	return "emulated, through binfmt_misc: some ten times slower"
-}
-
-// Register tells the kernel to run programs of an arch with qemu's user-mode
-// emulator: it mounts binfmt_misc where that is missing and replaces an entry
-// that lacks flag F. It holds until the next boot and needs root. The text says
-// what was done; an error ends in the cure.
-func Register(arch string) (did string, err error) {
-	name := "qemu-" + images.QemuName(arch)
-	interpreter := ""
-	for _, n := range []string{name + "-static", name} {
-		path, err := podman.LookPath(n)
-		if err == nil && static(path) {
-			interpreter = path
-			break
-		}
-	}
-	if interpreter == "" {
-		return "", fmt.Errorf("apt-get install qemu-user-static (no static %s was found), then quarry doctor --fix again", name)
-	}
-	line, err := images.BinfmtLine(arch, interpreter)
-	if err != nil {
-		return "", err
-	}
-	var acts []string
-	if _, err := os.Stat(filepath.Join(binfmtDir, "register")); err != nil {
-		if err := unix.Mount("binfmt_misc", binfmtDir, "binfmt_misc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-			return "", fmt.Errorf("as root: modprobe binfmt_misc; mount -t binfmt_misc binfmt_misc %s (it could not be mounted: %w)", binfmtDir, err)
-		}
-		acts = append(acts, "mounted binfmt_misc")
-	}
-	entry := filepath.Join(binfmtDir, name)
-	if _, err := os.Stat(entry); err == nil {
-		if err := os.WriteFile(entry, []byte("-1"), 0); err != nil {
-			return "", fmt.Errorf("as root: echo -1 > %s (it could not be removed: %w)", entry, err)
-		}
-		acts = append(acts, "removed the entry "+name+" that was no use")
-	}
-	if err := os.WriteFile(filepath.Join(binfmtDir, "register"), []byte(line), 0); err != nil {
-		return "", fmt.Errorf("as root: printf '%%s' '%s' > %s/register (it could not be written: %w)", line, binfmtDir, err)
-	}
-	acts = append(acts, "registered "+interpreter+" with flag F, until the next boot")
-	return strings.Join(acts, ", "), nil
 }
 
 // static reports whether a program runs without anything else, as it must

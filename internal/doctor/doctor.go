@@ -19,7 +19,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/deltree"
@@ -48,6 +47,10 @@ type Finding struct {
 type Options struct {
 	Podman  podman.Config // as the daemon would use it
 	Archs   []string      // that are to be built
+	Refs    []string      // bases that channels stand on, ARCH or ARCH:NAME; none: one of each arch
+	Setups  []string      // channels whose setup runs commands, which have a network
+	Memory  int64         // bytes that one build may use; 0: not checked
+	Workers int           // builds at once
 	Guest   string        // program that is run in workspaces, as a rule Quarry itself
 	UIDBase int           // first of the builds' ids on the host; 0: 100000
 	Listen  string        // address for SSH; empty: not checked
@@ -55,6 +58,20 @@ type Options struct {
 	MinFree int64         // bytes that must be free in the state folder
 	Fix     bool          // mend what can be mended without a package manager
 	Only    []string      // names of checks to make; none: all
+	// Consent is asked before anything of the machine is changed, with a sentence
+	// that says what would be; nil: nobody consents.
+	Consent func(would string) bool
+	// Troubles tells what is wrong with bases and instances, as far as the farm
+	// knows; nil: nobody is asked.
+	Troubles func(context.Context) ([]Trouble, error)
+}
+
+// Trouble is something wrong with a base or an instance.
+type Trouble struct {
+	What   string // e.g. instance testing/x86_64
+	Why    string
+	Cure   string
+	Builds bool // go on all the same, e.g. from the instance that was there before
 }
 
 // check is one thing to find out. Most look at nothing but the machine.
@@ -69,28 +86,44 @@ func Run(ctx context.Context, o Options, report func(Finding)) []Finding {
 	if report == nil {
 		report = func(Finding) {}
 	}
-	checks := []check{
-		{"kernel", kernel}, {"podman", podmanProgram}, {"runtime", runtimes}, {"cgroups", cgroups}, {"limits", limits},
-		{"namespaces", namespaces}, {"seccomp", seccomp}, {"ids", ids}, {"storage", storage}, {"disk", disk},
-		{"git", git}, {"guest", guest}, {"ssh", listen},
-	}
-	for _, arch := range o.Archs {
-		checks = append(checks, check{"arch " + arch, func(ctx context.Context, o *Options) Finding { return runsArch(arch, o.Fix) }})
-	}
-	checks = append(checks, check{"build", build})
 	var all []Finding
-	for _, c := range checks {
-		if ctx.Err() != nil {
-			break
+	do := func(checks ...check) {
+		for _, c := range checks {
+			if ctx.Err() != nil || len(o.Only) > 0 && !slices.Contains(o.Only, c.name) {
+				continue
+			}
+			f := c.run(ctx, &o)
+			f.Name = c.name
+			f.Detail, f.Cure = oneLine(f.Detail), oneLine(f.Cure)
+			all = append(all, f)
+			report(f)
 		}
-		if len(o.Only) > 0 && !slices.Contains(o.Only, c.name) {
-			continue
+	}
+	do(check{"kernel", kernel}, check{"podman", podmanProgram}, check{"runtime", runtimes}, check{"cgroups", cgroups},
+		check{"limits", limits}, check{"namespaces", namespaces}, check{"seccomp", seccomp}, check{"ids", ids},
+		check{"storage", storage}, check{"disk", disk}, check{"memory", memory}, check{"clock", clock},
+		check{"git", git}, check{"guest", guest}, check{"ssh", listen},
+		check{"mmdebstrap", mmdebstrap}, check{"slirp4netns", slirp4netns}, check{"binfmt", binfmt})
+
+	// What follows asks for the bases, which takes podman's service.
+	b := &bench{o: &o}
+	defer b.close(ctx)
+	archs := slices.Clone(o.Archs)
+	if ctx.Err() == nil && (len(o.Only) == 0 || slices.ContainsFunc(o.Only, func(name string) bool { return strings.HasPrefix(name, "arch ") })) {
+		bases, _ := b.bases(ctx) // the check build says why there are none
+		for _, base := range bases {
+			if !slices.Contains(archs, base.Arch) {
+				archs = append(archs, base.Arch)
+			}
 		}
-		f := c.run(ctx, &o)
-		f.Name = c.name
-		f.Detail, f.Cure = oneLine(f.Detail), oneLine(f.Cure)
-		all = append(all, f)
-		report(f)
+	}
+	for _, arch := range archs {
+		do(check{"arch " + arch, func(ctx context.Context, o *Options) Finding { return b.arch(ctx, arch) }})
+	}
+	do(check{"build", b.build})
+	b.close(ctx) // who tells of troubles may start a service too
+	for _, t := range troubles(ctx, &o) {
+		do(t)
 	}
 	return all
 }
@@ -435,79 +468,4 @@ func listen(ctx context.Context, o *Options) Finding {
 		return bad(Fail, "use a port from 1024 on (ssh.listen)", "%s may not be listened on by this user", o.Listen)
 	}
 	return bad(Fail, "set ssh.listen to an address of this machine, e.g. 127.0.0.1:2222", "%v", err)
-}
-
-// build makes a workspace for each arch that has a base, which is the only
-// proof that counts.
-func build(ctx context.Context, o *Options) Finding {
-	// The daemon clears away what has this name when it starts.
-	tmp := filepath.Join(o.Podman.State, "podman", "tmp-doctor-"+strconv.Itoa(os.Getpid()))
-	if err := os.MkdirAll(tmp, 0o711); err != nil {
-		return failure(Fail, err, "give a state folder that may be written")
-	}
-	defer deltree.Remove(tmp)
-	// A service beside the daemon's, which may be running: it only reads the
-	// bases of that, and has a storage of its own for what it writes.
-	cfg := o.Podman
-	bases := filepath.Join(cfg.State, "podman", "root")
-	cfg.State = tmp
-	if _, err := os.Stat(filepath.Join(bases, "overlay-images")); err == nil && cfg.URI == "" {
-		cfg.ImageStores = append(append([]string(nil), cfg.ImageStores...), bases)
-	}
-	began := time.Now()
-	conn, err := podman.Start(ctx, cfg)
-	if err != nil {
-		return failure(Fail, err, "mend what is named above, or run with --verbose")
-	}
-	defer conn.Close()
-	started := time.Since(began)
-	s, err := images.New(conn, images.Options{WorkDir: filepath.Join(tmp, "work"), Guest: o.Guest, UIDBase: o.UIDBase})
-	if err != nil {
-		return failure(Fail, err, "mend what is named above")
-	}
-	defer s.Close(context.WithoutCancel(ctx))
-	list, err := s.Bases(ctx)
-	if err != nil {
-		return failure(Fail, err, "mend what is named above, or run with --verbose")
-	}
-	want := o.Archs
-	if len(want) == 0 {
-		for _, b := range list {
-			want = append(want, b.Arch)
-		}
-	}
-	var done, missing []string
-	for _, arch := range want {
-		if _, err := images.Emulation(arch); err != nil {
-			continue // said above
-		}
-		w, err := s.Workspace(ctx, images.Spec{Name: "doctor", Arch: arch})
-		var none *images.NoBaseError
-		if errors.As(err, &none) {
-			missing = append(missing, arch)
-			continue
-		}
-		if err != nil {
-			return failure(Fail, fmt.Errorf("%s: %w", arch, err), "mend what is named above, or run with --verbose")
-		}
-		done = append(done, fmt.Sprintf("%s in %s", arch, human.Duration(w.Made.Total())))
-		if err := w.Close(ctx); err != nil {
-			return failure(Fail, err, "run with --verbose")
-		}
-	}
-	detail := fmt.Sprintf("podman's service up in %s", human.Duration(started))
-	if len(done) > 0 {
-		detail += "; a clean container made for " + strings.Join(done, ", ")
-	}
-	if len(missing) > 0 {
-		var cures []string
-		for _, arch := range missing {
-			cures = append(cures, "quarry images bootstrap "+arch)
-		}
-		return bad(Warn, strings.Join(cures, "; ")+" (or quarry images load ARCH FILE)", "%s; no base for %s", detail, strings.Join(missing, ", "))
-	}
-	if len(done) == 0 {
-		return bad(Warn, "mend the archs named above", "%s; no container was tried", detail)
-	}
-	return ok("%s", detail)
 }

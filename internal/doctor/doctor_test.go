@@ -2,6 +2,7 @@ package doctor_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/tinyelf"
 	"github.com/Morphux/quarry/internal/testbase"
+	"golang.org/x/sys/unix"
 )
 
 const guestPackage = "github.com/Morphux/quarry/images/testdata/guest"
@@ -78,8 +80,11 @@ func TestBesideDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	f := find(t, doctor.Run(t.Context(), o, nil), "build")
-	if f.Status != doctor.Warn || !strings.Contains(f.Cure, "quarry images bootstrap "+testbase.Arch) {
+	all := doctor.Run(t.Context(), o, nil)
+	if f := find(t, all, "arch "+testbase.Arch); f.Status != doctor.Warn || !strings.HasPrefix(f.Detail, "native; no base") || !strings.Contains(f.Cure, "quarry images bootstrap "+testbase.Arch) {
+		t.Errorf("without a base: %+v", f)
+	}
+	if f := find(t, all, "build"); f.Status != doctor.Warn || !strings.Contains(f.Detail, "for want of a base") {
 		t.Errorf("without a base: %+v", f)
 	}
 	s, err := images.New(conn, images.Options{WorkDir: filepath.Join(o.Podman.State, "work")})
@@ -89,6 +94,22 @@ func TestBesideDaemon(t *testing.T) {
 	if _, err := s.Load(t.Context(), testbase.Arch, testbase.Tarball(t), nil); err != nil {
 		t.Fatal(err)
 	}
+	b, err := s.Base(t.Context(), testbase.Arch)
+	if err != nil || b.Digest == "" {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	// A base that no channel asks for is shown too, and one that is asked for by
+	// name is another one.
+	o.Archs, o.Refs = []string{testbase.Foreign}, []string{testbase.Foreign + ":trixie"}
+	testbase.Emulate(t)
+	all = doctor.Run(t.Context(), o, nil)
+	if f := find(t, all, "arch "+testbase.Arch); f.Status != doctor.OK || !strings.HasPrefix(f.Detail, "native; base "+testbase.Arch+" "+b.Digest[:19]) || !strings.Contains(f.Detail, "no channel") {
+		t.Errorf("with a base: %+v", f)
+	}
+	if f := find(t, all, "arch "+testbase.Foreign); f.Status != doctor.Warn || !strings.HasPrefix(f.Detail, "emulated") || !strings.Contains(f.Cure, "bootstrap "+testbase.Foreign+":trixie") {
+		t.Errorf("with another base: %+v", f)
+	}
+	o.Archs, o.Refs = []string{testbase.Arch}, nil
 	if f := find(t, doctor.Run(t.Context(), o, nil), "build"); f.Status != doctor.OK {
 		t.Errorf("with a base: %+v", f)
 	}
@@ -114,6 +135,7 @@ func TestFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tomorrow := time.Now().Add(48 * time.Hour)
 	for name, c := range map[string]struct {
 		change func(*doctor.Options)
 		check  string
@@ -127,11 +149,13 @@ func TestFailures(t *testing.T) {
 		"runtime":        {func(o *doctor.Options) { o.Podman.Runtime = "/bin/false" }, "runtime", doctor.Fail, "apt-get install runc"},
 		"driver":         {func(o *doctor.Options) { o.Podman.Driver = "zfs" }, "storage", doctor.Fail, "not known"},
 		"vfs":            {func(o *doctor.Options) { o.Podman.Driver = "vfs" }, "storage", doctor.Warn, "copies the whole base"},
+		"memory":         {func(o *doctor.Options) { o.Memory = 1 << 60 }, "memory", doctor.Warn, "limits.memory"},
 		"disk":           {func(o *doctor.Options) { o.MinFree = 1 << 60 }, "disk", doctor.Fail, "make room"},
 		"arch":           {func(o *doctor.Options) { o.Archs = []string{"pdp11"} }, "arch pdp11", doctor.Fail, "machine of its own"},
 		"fix hopeless":   {func(o *doctor.Options) { o.Archs = []string{"pdp11"}; o.Fix = true }, "arch pdp11", doctor.Fail, "apt-get install qemu-user-static"},
 		"port":           {func(o *doctor.Options) { o.Listen = taken.Addr().String() }, "ssh", doctor.Fail, "ssh.listen"},
 		"address":        {func(o *doctor.Options) { o.Listen = "192.0.2.1:22" }, "ssh", doctor.Fail, "ssh.listen"},
+		"clock":          {func(o *doctor.Options) { o.Guest = script("g", "x"); os.Chtimes(o.Guest, tomorrow, tomorrow) }, "clock", doctor.Fail, "set-ntp"},
 		"no guest":       {func(o *doctor.Options) { o.Guest = "/nowhere" }, "guest", doctor.Fail, "reinstall"},
 		"dynamic guest":  {func(o *doctor.Options) { o.Guest = dynamic }, "guest", doctor.Fail, "CGO_ENABLED=0"},
 		"closed guest":   {func(o *doctor.Options) { o.Guest = script("g", "x"); os.Chmod(o.Guest, 0o700) }, "guest", doctor.Fail, "chmod a+rx"},
@@ -195,6 +219,9 @@ func TestFix(t *testing.T) {
 		}
 		return
 	}
+	if err := unix.Mount("binfmt_misc", "/proc/sys/fs/binfmt_misc", "binfmt_misc", 0, ""); err != nil {
+		t.Fatalf("binfmt_misc: %v: needs Linux 6.7", err)
+	}
 	const arch = "riscv64"
 	m, _ := tinyelf.Of(arch)
 	prog, _ := m.Program()
@@ -202,12 +229,30 @@ func TestFix(t *testing.T) {
 	if err := os.WriteFile(path, prog, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	did, err := doctor.Register(arch)
-	if err != nil {
-		t.Fatalf("%v: needs Linux 6.7 and qemu-user-static", err)
+	var asked []string
+	consent := false
+	o := doctor.Options{Podman: podman.Config{State: t.TempDir()}, Archs: []string{arch}, Fix: true, Only: []string{"arch " + arch}}
+	look := func() doctor.Finding { return find(t, doctor.Run(t.Context(), o, nil), "arch "+arch) }
+	// Nobody is there to consent; somebody is, and does not; and does.
+	if f := look(); f.Status != doctor.Fail || !strings.HasPrefix(f.Cure, "quarry doctor --fix --yes would register /") {
+		t.Errorf("without anybody to ask: %+v", f)
 	}
-	if !strings.Contains(did, "flag F") {
-		t.Errorf("%q", did)
+	o.Consent = func(would string) bool {
+		asked = append(asked, would)
+		return consent
+	}
+	if f := look(); f.Status != doctor.Fail || f.Fixed {
+		t.Errorf("without consent: %+v", f)
+	}
+	if err := exec.Command(path).Run(); err == nil {
+		t.Errorf("a program for %s runs, and nobody consented", arch)
+	}
+	consent = true
+	if f := look(); f.Status == doctor.Fail || !f.Fixed || !strings.Contains(f.Detail, "flag F") {
+		t.Errorf("with consent: %+v: needs qemu-user-static", f)
+	}
+	if len(asked) != 2 || !strings.Contains(asked[0], "for programs of "+arch) || !strings.Contains(asked[0], "until the next boot") {
+		t.Errorf("asked: %q", asked)
 	}
 	if err := exec.Command(path).Run(); err != nil {
 		t.Errorf("a program for %s: %v", arch, err)
@@ -215,8 +260,35 @@ func TestFix(t *testing.T) {
 	if how, err := images.Emulation(arch); how != images.Emulated || err != nil {
 		t.Errorf("%q, %v", how, err)
 	}
-	// Once more: the entry is replaced.
+	// It is well now, and nobody is asked; an entry of that name would be replaced.
+	if f := look(); f.Fixed || len(asked) != 2 {
+		t.Errorf("once more: %+v, asked %q", f, asked)
+	}
 	if did, err := doctor.Register(arch); err != nil || !strings.Contains(did, "removed the entry") {
 		t.Errorf("%q, %v", did, err)
+	}
+}
+
+// What the farm knows to be wrong is shown, each thing by its name.
+func TestTroubles(t *testing.T) {
+	o := options(t)
+	o.Only = []string{"systems", "instance testing/x86_64", "base i686"}
+	o.Troubles = func(context.Context) ([]doctor.Trouble, error) { return nil, nil }
+	if f := find(t, doctor.Run(t.Context(), o, nil), "systems"); f.Status != doctor.OK {
+		t.Errorf("%+v", f)
+	}
+	o.Troubles = func(context.Context) ([]doctor.Trouble, error) {
+		return []doctor.Trouble{{What: "instance testing/x86_64", Why: "its last update failed", Cure: "mend it", Builds: true}, {What: "base i686", Why: "gone", Cure: "make it"}}, nil
+	}
+	all := doctor.Run(t.Context(), o, nil)
+	if f := find(t, all, "instance testing/x86_64"); f.Status != doctor.Warn || f.Cure != "mend it" {
+		t.Errorf("%+v", f)
+	}
+	if f := find(t, all, "base i686"); f.Status != doctor.Fail || f.Detail != "gone" {
+		t.Errorf("%+v", f)
+	}
+	o.Troubles = func(context.Context) ([]doctor.Trouble, error) { return nil, errors.New("no answer") }
+	if f := find(t, doctor.Run(t.Context(), o, nil), "systems"); f.Status != doctor.Warn || !strings.Contains(f.Detail, "no answer") {
+		t.Errorf("%+v", f)
 	}
 }

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"archive/tar"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/Morphux/quarry/config"
+	"github.com/Morphux/quarry/internal/podman/tinyelf"
+)
+
+// tinyBase is the tarball of a system with one program, whose only talent is to
+// end well.
+func tinyBase(t *testing.T, arch string) (path string) {
+	t.Helper()
+	m, _ := tinyelf.Of(arch)
+	prog, ok := m.Program()
+	if !ok {
+		t.Fatalf("no program for %s: add it to tinyelf", arch)
+	}
+	path = filepath.Join(t.TempDir(), "tiny.tar")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(f)
+	if err := w.WriteHeader(&tar.Header{Name: "bin/sh", Mode: 0o755, Size: int64(len(prog))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(prog); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Doctor shows what is wrong with bases and instances, beside a daemon and
+// without one.
+func TestDoctorTroubles(t *testing.T) {
+	arch := config.HostArch()
+	s := newServer(t, t.TempDir())
+	s.image = t.TempDir() // no base from elsewhere
+	s.writeConfig(t, "")
+	s.quarry(t, "images", "load", arch, tinyBase(t, arch))
+	systems := []string{"-c", s.config, "doctor", "systems", "base " + arch, "instance testing/" + arch}
+	if out := s.must(t, s.bin, systems...); !strings.Contains(out, "ok  systems") {
+		t.Errorf("a farm that is well:\n%s", out)
+	}
+
+	// An update that failed, of one channel that is there and one that was.
+	record := []byte(`{"digest": "sha256:0123", "made": "2026-01-02T03:04:05Z", "trouble": "apt-get update ended with status 100", "trouble_at": "2026-01-03T03:04:05Z"}`)
+	for _, channel := range []string{"testing", "bygone"} {
+		if err := os.MkdirAll(s.state("instances"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(s.state("instances", channel+"."+arch+".json"), record, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := s.must(t, s.bin, systems...)
+	if !strings.Contains(out, "warn  instance testing/"+arch) || !strings.Contains(out, "status 100; that of 2026-01-02 03:04 UTC stays in use") || strings.Contains(out, "bygone") {
+		t.Errorf("an update that failed:\n%s", out)
+	}
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	if out := s.must(t, s.bin, "-c", s.config, "doctor", "arch "+arch, "ssh"); !strings.Contains(out, "native; base "+arch+" sha256:") || !strings.Contains(out, "as a Quarry runs") {
+		t.Errorf("beside a daemon:\n%s", out)
+	}
+	if err := s.stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+
+	// Somebody alters the base underneath.
+	found, err := filepath.Glob(s.state("podman", "root", "overlay", "*", "diff", "bin", "sh"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("the base is not where it is altered: %v, %v", found, err)
+	}
+	for _, sh := range found {
+		if err := os.WriteFile(sh, []byte("#!altered"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, _, err = s.run("", s.bin, systems...)
+	if err == nil || !strings.Contains(out, "fail  base "+arch) || !strings.Contains(out, "bin/sh") {
+		t.Errorf("a base that was altered: %v\n%s", err, out)
+	}
+}
+
+func TestInstanceTroubles(t *testing.T) {
+	c := config.Default()
+	c.State = t.TempDir()
+	c.Channels = map[string]*config.Channel{"testing": {Archs: []string{"x86_64", "zarch", "i686"}}}
+	dir := filepath.Join(c.State, "instances")
+	now := time.Date(2026, 1, 3, 4, 0, 0, 0, time.UTC)
+	if all := instanceTroubles(c, now); len(all) != 0 {
+		t.Errorf("without a folder: %v", all)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"testing.x86_64": `{"trouble": "no route", "trouble_at": "2026-01-03T03:00:00Z"}`,
+		"testing.zarch":  `{"tr`,
+		"testing.i686":   `{"digest": "sha256:1"}`,
+		"..":             `{"trouble": "x"}`,
+		"testing":        `{"trouble": "x"}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name+".json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := instanceTroubles(c, now)
+	if len(all) != 2 {
+		t.Fatalf("%+v", all)
+	}
+	if a := all[0]; a.What != "instance testing/x86_64" || a.Builds || !strings.Contains(a.Why, "could not be made") || !strings.Contains(a.Why, "no route") {
+		t.Errorf("%+v", a)
+	}
+	if a := all[1]; a.What != "instance testing/zarch" || !a.Builds || !strings.Contains(a.Why, "cannot be read") {
+		t.Errorf("%+v", a)
+	}
+}
