@@ -37,9 +37,6 @@ func (d Damage) String() string {
 // maxDamage is how many files of one layer are named.
 const maxDamage = 5
 
-// instanceRepository holds the instances, by ARCH.CHANNEL, in an own storage.
-const instanceRepository = "localhost/quarry/instance"
-
 // Verify compares every base and instance on disk with what was recorded when
 // it was made, and returns what differs. The quick check takes files by their
 // names, sizes, owners, modes and times, and so finds all that was changed

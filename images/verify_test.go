@@ -231,6 +231,34 @@ func TestAlteredLayer(t *testing.T) {
 	}
 }
 
+// A storage whose own notes are broken, as a loss of power leaves them, is begun
+// anew.
+func TestBrokenStorage(t *testing.T) {
+	for _, c := range []struct{ driver, name string }{
+		{"", "overlay-images/images.json"}, {"", "overlay-layers/layers.json"}, {"", "libpod/bolt_state.db"}, {"", "defaultNetworkBackend"},
+		{"vfs", "vfs-images/images.json"}, {"vfs", "vfs-layers/layers.json"},
+	} {
+		f := newDiskFarm(t, podman.Config{Driver: c.driver})
+		f.load(t, testbase.Arch, marked)
+		for _, data := range []string{"", "no such thing"} {
+			f.again(t, func() {
+				path := filepath.Join(f.state, "podman/root", c.name)
+				if _, err := os.Stat(path); err != nil {
+					t.Fatal(err)
+				}
+				must(t, os.WriteFile(path, []byte(data), 0o600))
+			})
+			if _, err := f.store.VerifyAtStart(t.Context()); err != nil {
+				t.Errorf("%s with %q: %v", c.name, data, err)
+			}
+			f.whole(t)
+			if left, err := filepath.Glob(filepath.Join(f.state, "podman/root.broken")); err != nil || len(left) > 0 {
+				t.Errorf("%q, %v", left, err)
+			}
+		}
+	}
+}
+
 // What a quick check cannot see, because nothing wrote through the file system,
 // is found when the machine was started anew.
 func TestRot(t *testing.T) {

@@ -146,9 +146,9 @@ func (c *Conn) keep(first chan<- error) {
 	wait := 100 * time.Millisecond
 	for {
 		began := time.Now()
-		svc, err := c.setup.run(c.log)
-		if err == nil {
-			err = c.await(svc)
+		svc, err := c.launch()
+		if err != nil && first != nil {
+			svc, err = c.relaunch(svc, err)
 		}
 		if first != nil {
 			first <- err

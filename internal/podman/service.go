@@ -126,6 +126,9 @@ func prepare(ctx context.Context, c *Conn) (_ *setup, err error) {
 			deltree.Remove(p)
 		}
 	}
+	if err := c.dropBroken(filepath.Join(s.dir, "root")); err != nil {
+		return nil, err
+	}
 	if err := dropOrphans(filepath.Join(s.dir, "root")); err != nil {
 		c.log.Warn("layers that an earlier service left half-made cannot be removed", "error", err)
 	}
