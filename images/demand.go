@@ -192,9 +192,14 @@ func memoryStall() (float64, bool) {
 }
 
 // weigh finds out what a workspace that is ready takes: bytes of memory that
-// its guest and its monitor have for themselves, and bytes of disk.
+// its guest, the kernel and its monitor have for it alone, and bytes of disk.
 func (w *Workspace) weigh() (memory, disk int64) {
-	memory = pss(w.pid) + pss(w.monitor())
+	if m := w.cgroup.Read().Memory; m.Known {
+		memory = m.N
+	} else {
+		memory = pss(w.pid)
+	}
+	memory += pss(w.monitor())
 	disk, _ = usage(w.Dir, 1<<62)
 	if w.Upper != "" {
 		n, _ := usage(w.Upper, 1<<62)

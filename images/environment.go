@@ -257,8 +257,6 @@ func (p *pool) await(ctx context.Context, e env) error {
 		case len(sh.warm) > 0:
 			p.mu.Unlock()
 			return nil
-		case !p.running:
-			err = fmt.Errorf("%s is started, and gets its first workspace when the daemon runs", e)
 		case sh.stopped:
 			err = fmt.Errorf("%s was stopped again", e)
 		case p.short != "":

@@ -2,7 +2,6 @@ package images
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -269,7 +268,7 @@ func (p *pool) turn(ctx context.Context) {
 			sh.warm = slices.Delete(sh.warm, 0, 1)
 		}
 	}
-	for ctx.Err() == nil && p.making < p.hands() {
+	for p.running && ctx.Err() == nil && p.making < p.hands() {
 		sh := poorest(targets, now)
 		if sh == nil {
 			break
@@ -298,6 +297,7 @@ func (p *pool) hands() int {
 // make makes one workspace and puts it on the shelf, or gives it to who waits.
 func (p *pool) make(ctx context.Context, sh *shelf, ef *effort) {
 	w, epoch, err := p.prepare(ctx, sh)
+	dropped := ctx.Err() != nil
 	ef.cancel()
 	p.mu.Lock()
 	delete(sh.making, ef)
@@ -319,10 +319,9 @@ func (p *pool) make(ctx context.Context, sh *shelf, ef *effort) {
 		} else {
 			sh.warm = append(sh.warm, w)
 		}
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		// dropped, not failed
+	case dropped: // not failed
 	default:
-		if sh.trouble == nil || sh.trouble.Error() != err.Error() {
+		if sh.trouble == nil { // once, until one is made: Environments has the latest
 			p.s.log.Warn("no workspace can be made ready: builds that need one try by themselves", "environment", sh.String(), "error", err)
 		}
 		sh.trouble = err

@@ -33,7 +33,8 @@ func victim(state, store, guest string) error {
 	if err != nil {
 		return err
 	}
-	s, err := images.New(conn, images.Options{WorkDir: filepath.Join(state, "work"), Guest: guest})
+	s, err := images.New(conn, images.Options{WorkDir: filepath.Join(state, "work"), Guest: guest,
+		Channels: []images.Channel{{Name: "testing", Archs: []string{testbase.Arch}}}, Pool: images.PoolOptions{Max: 2, MinMemory: 1, MinDisk: 1}})
 	if err != nil {
 		return err
 	}
@@ -45,12 +46,17 @@ func victim(state, store, guest string) error {
 		_, err := s.Load(ctx, testbase.Arch, store, func(p images.Progress) { fmt.Println(p.Step, p.Done) })
 		return fmt.Errorf("load: %v", err)
 	}
+	go images.RunPool(ctx, s)
 	for i := 0; ; i++ {
-		w, err := s.Workspace(ctx, images.Spec{Name: fmt.Sprint(i), Arch: testbase.Arch})
+		// One is ready and another one under way when the next has been made.
+		if err := s.Start(ctx, "testing"); err != nil {
+			return err
+		}
+		w, err := s.Workspace(ctx, images.Spec{Name: fmt.Sprint(i), Arch: testbase.Arch, Channel: []string{"testing", "other"}[i/2%2]})
 		if err != nil {
 			return err
 		}
-		fmt.Println("made", w.ContainerID)
+		fmt.Println("made", w.ContainerID, w.Warm)
 		if i%2 == 0 {
 			if err := w.Close(ctx); err != nil {
 				return err
