@@ -39,8 +39,11 @@ func newFarm(t testing.TB) *farm {
 	t.Helper()
 	conn := testbase.Podman(t)
 	store, err := images.New(conn, images.Options{
-		WorkDir: filepath.Join(t.TempDir(), "work"),
-		Guest:   testbase.Guest(t, "github.com/Morphux/quarry/runner/testdata/guest"),
+		WorkDir:  filepath.Join(t.TempDir(), "work"),
+		Guest:    testbase.Guest(t, "github.com/Morphux/quarry/runner/testdata/guest"),
+		Channels: []images.Channel{{Name: "testing", Archs: []string{testbase.Arch}}},
+		// Whatever this machine has: the pool is only at work where a test says so.
+		Pool: images.PoolOptions{Max: 4, MinMemory: 1, MinDisk: 1},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +56,23 @@ func newFarm(t testing.TB) *farm {
 		}
 	})
 	return &farm{conn, store}
+}
+
+// pool has workspaces kept ready from now on.
+func (f *farm) pool(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.store.Maintain(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	if err := f.store.Start(t.Context(), "testing"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestMain(m *testing.M) {
