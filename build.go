@@ -162,6 +162,7 @@ type Build struct {
 	Release `json:"release"`
 	Arch    string    `json:"arch"`
 	Nonce   string    `json:"nonce,omitempty"` // set when somebody asked to build again what has a record
+	Why     string    `json:"why,omitempty"`   // it was wanted, where a push was not the reason
 	State   State     `json:"state"`
 	Reason  string    `json:"reason,omitempty"` // why it waits, failed or ended, one line
 	Step    string    `json:"step,omitempty"`   // step now running, e.g. make

@@ -83,6 +83,8 @@ func (noRecords) Resolve(string, string) (quarry.DepUsed, bool, error) {
 	return quarry.DepUsed{}, false, nil
 }
 
+func (noRecords) Stale(quarry.Release, string) (string, string, error) { return "", "", nil }
+
 func succeed(_ context.Context, b quarry.Build, log io.Writer) (*quarry.Outcome, error) {
 	fmt.Fprintf(log, "attempt %d\nred: \x1b[31mno\x1b[0m\n", b.Attempt)
 	return &quarry.Outcome{Build: b, Status: quarry.Succeeded}, nil

@@ -28,7 +28,7 @@ func bigFarm(b *testing.B, n int) *world {
 
 func surveyOnce(b *testing.B, w *world, pkg string) map[string]*View {
 	releases, _, _ := w.Releases(b.Context(), pkg)
-	views, err := Survey(pkg, releases, nil, func(c string) (Records, error) { return snapshot{w, w.records}, nil })
+	views, err := Survey(pkg, releases, nil, func(c string) (Records, error) { return snapshot{w: w, at: w.records}, nil })
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func BenchmarkPlanOne(b *testing.B) {
 			r := w.push("package-5", "1.0", "ffff", archs4)
 			known := []Known{{Build: quarry.Build{Number: 1, Release: r, Arch: "x86_64", State: quarry.Running}}}
 			for b.Loop() {
-				views, err := Survey("package-5", []quarry.Release{r}, nil, func(string) (Records, error) { return snapshot{w, w.records}, nil })
+				views, err := Survey("package-5", []quarry.Release{r}, nil, func(string) (Records, error) { return snapshot{w: w, at: w.records}, nil })
 				if err != nil || len(views["package-5"].Decide(known).New) != 3 {
 					b.Fatal(views, err)
 				}

@@ -78,6 +78,10 @@ type Records interface {
 	// dependency as recipes write it, e.g. zlib-1.3.1 or zlib>=1.2, for arch
 	// (a noarch record serves every arch).
 	Resolve(dep, arch string) (quarry.DepUsed, bool, error)
+	// Stale tells why the success of a release on an arch has to be made again,
+	// in a line for people; "" when it has not. change names what has changed,
+	// the same for the same change, in the letters of a build's nonce.
+	Stale(r quarry.Release, arch string) (why, change string, err error)
 }
 
 // Problem says why a branch, or a whole package when Branch is empty, cannot

@@ -33,17 +33,22 @@ type owner struct {
 	journal *journal
 	report  journalReport
 
-	builds  map[int64]*item
-	last    int64                             // highest number used
-	targets map[quarry.Target]map[int64]*item // all builds known at a target
-	live    map[string]map[int64]*item        // builds under way, by package
-	waiters map[string]map[int64]struct{}     // waiting builds, by package that they may wait for
-	ready   map[quarry.Environment]*numbers   // queued builds; may hold stale numbers
-	lines   map[string]map[Line]*line         // what git has, as last surveyed, by package
-	tickets map[string]int64                  // of the last survey applied, by package
-	ended   []int64                           // ended builds, in the order of their ends
-	nEnded  int                               // how many of them are still known
-	pruneAt int                               // how many are pruned at once
+	builds    map[int64]*item
+	last      int64                             // highest number used
+	targets   map[quarry.Target]map[int64]*item // all builds known at a target
+	live      map[string]map[int64]*item        // builds under way, by package
+	waiters   map[string]map[int64]struct{}     // waiting builds, by package that they may wait for
+	ready     map[quarry.Environment]*numbers   // queued builds; may hold stale numbers
+	held      map[int64]map[int64]struct{}      // rebuilds set aside, by the build that goes first
+	needs     map[string][]string               // names that a package's releases may mean by what they need
+	needers   map[string]map[string]struct{}    // the way back
+	again     map[string]struct{}               // packages to survey, because something landed
+	surveying bool
+	lines     map[string]map[Line]*line // what git has, as last surveyed, by package
+	tickets   map[string]int64          // of the last survey applied, by package
+	ended     []int64                   // ended builds, in the order of their ends
+	nEnded    int                       // how many of them are still known
+	pruneAt   int                       // how many are pruned at once
 
 	tx     []change
 	extra  []entry
@@ -105,6 +110,10 @@ func newOwner(q *Queue) *owner {
 		live:     map[string]map[int64]*item{},
 		waiters:  map[string]map[int64]struct{}{},
 		ready:    map[quarry.Environment]*numbers{},
+		held:     map[int64]map[int64]struct{}{},
+		needs:    map[string][]string{},
+		needers:  map[string]map[string]struct{}{},
+		again:    map[string]struct{}{},
 		lines:    map[string]map[Line]*line{},
 		tickets:  map[string]int64{},
 		pauses:   map[string]*pause{},
@@ -129,7 +138,7 @@ func (o *owner) load() {
 		if e.Build != nil {
 			it := &item{Build: *e.Build, stop: e.Stop, stopReason: e.StopReason}
 			if it.State == quarry.Waiting {
-				it.unmet = it.Needs // until they are looked at
+				it.unmet = it.BuildNeeds(it.Arch) // until they are looked at
 			}
 			o.last = max(o.last, it.Number)
 			o.put(it.Number, it)
@@ -208,6 +217,9 @@ func (o *owner) put(number int64, it *item) (old *item) {
 				drop(o.waiters, name, number)
 			}
 		}
+	}
+	if it == nil || it.State.Ended() || it.State == quarry.Waiting {
+		o.release(number)
 	}
 	if it == nil {
 		delete(o.builds, number)
@@ -392,7 +404,11 @@ func (o *owner) pick(env quarry.Environment, now time.Time) (picked *item) {
 		case it.notBefore.After(now), o.targetBusy(it):
 			aside = append(aside, n)
 		default:
-			picked = it
+			if by := o.heldBy(it); by != nil {
+				o.hold(it, by)
+			} else {
+				picked = it
+			}
 		}
 	}
 	for _, n := range aside {

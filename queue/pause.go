@@ -235,6 +235,7 @@ func (o *owner) setDeclined(pkg string, list []quarry.Declined) {
 // refresh brings the board's status up to date after a batch.
 func (o *owner) refresh() {
 	o.examine()
+	o.surveyAgain()
 	b := o.q.board
 	b.mu.Lock()
 	defer b.mu.Unlock()

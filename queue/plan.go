@@ -20,6 +20,8 @@ type Want struct {
 	Release quarry.Release
 	Arch    string
 	Unmet   []string // needed dependencies without a successful record
+	Nonce   string   // of a rebuild of what has a record, see quarry.BuildKey
+	Why     string   // such a rebuild is wanted
 }
 
 // Target is the place of the wanted record.
@@ -34,6 +36,7 @@ type View struct {
 	Releases map[Line]quarry.Release
 	Wants    []Want                             // oldest push first
 	Recorded map[quarry.Target]quarry.RecordRef // records of the commits that the branches are at
+	Stale    map[quarry.Target]string           // nonces of the rebuilds that successes need, whether or not they were tried
 	Declined []quarry.Declined                  // what the recipes say not to build
 	Problems []Problem
 }
@@ -86,7 +89,10 @@ func Survey(pkg string, releases []quarry.Release, problems []Problem, records f
 				err = fmt.Errorf("cannot look up the record of %s %s %s: %w", r.Package, r.Version, arch, err)
 			} else if ok && ref.Source == r.Commit {
 				v.Recorded[w.Target()] = ref
-				continue
+				err = v.rebuild(recs, w, ref)
+				if err == nil {
+					continue
+				}
 			} else {
 				w.Unmet, err = unmet(recs, r.BuildNeeds(arch), arch)
 			}
@@ -189,6 +195,8 @@ type Done struct {
 //   - A build under way at the same commit is what is wanted.
 //   - An errored or cancelled build stays so for its commit, until the commit
 //     is pushed again (a later Pushed) or somebody asks for a rebuild.
+//   - A success that was built against what has changed since is built again,
+//     once for each change.
 //   - A build under way whose branch is gone, or is at another commit, or no
 //     longer wants the arch, is obsolete.
 func (v *View) Decide(known []Known) Plan {
@@ -212,6 +220,8 @@ func (v *View) Decide(known []Known) Plan {
 			p.Stop = append(p.Stop, Stop{k.Number, branch + " is not to be built for " + k.Arch + ", " + r.Declined(k.Arch)})
 		case !slices.Contains(r.Archs, k.Arch):
 			p.Stop = append(p.Stop, Stop{k.Number, branch + " is no longer wanted for " + k.Arch})
+		case isRebuild(&k.Build) && (k.State == quarry.Waiting || k.State == quarry.Queued) && v.Stale[k.Target()] == "" && !v.unsure(line):
+			p.Stop = append(p.Stop, Stop{k.Number, "what it was to be rebuilt for is as it was"})
 		case k.Nonce == "" && (k.State == quarry.Waiting || k.State == quarry.Queued):
 			if ref, ok := v.Recorded[k.Target()]; ok && ref.Source == k.Commit {
 				p.Done = append(p.Done, Done{k.Number, ref})
@@ -232,8 +242,13 @@ func wanted(w Want, known []Known) bool {
 		if k.Commit != w.Release.Commit {
 			continue
 		}
+		// Whatever is under way takes what there is when it begins; if it has
+		// begun before the change, its record will tell.
 		if !k.State.Ended() && k.Stop == "" {
 			return false
+		}
+		if w.Nonce != "" && k.Nonce != w.Nonce {
+			continue
 		}
 		if k.Number > latest.Number {
 			latest = k

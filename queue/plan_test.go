@@ -132,6 +132,8 @@ func (m table) Resolve(dep, arch string) (quarry.DepUsed, bool, error) {
 	return quarry.DepUsed{}, m[arch].Status == quarry.Succeeded, nil
 }
 
+func (m table) Stale(r quarry.Release, arch string) (string, string, error) { return "", "", nil }
+
 // TestSurveyBad: a release that cannot be one is a problem of its own.
 func TestSurveyBad(t *testing.T) {
 	good := rel("1", "aaaa", t0, "x86_64")

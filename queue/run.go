@@ -473,6 +473,9 @@ func (o *owner) recorded(number int64, out *quarry.Outcome, commit string, err e
 		}
 		c.Record = commit
 		o.end(&c, out.Status, verdict(out))
+		if out.Status == quarry.Succeeded {
+			o.landed(&c)
+		}
 		if l := o.lines[it.Package][lineOf(it.Release)]; l != nil && l.commit == it.Commit {
 			if l.failed == nil {
 				l.failed = map[string]bool{}

@@ -151,6 +151,7 @@ func (o *owner) apply(v *View, ticket int64) {
 	o.setProblems("package "+v.Package, v.Problems)
 	o.setDeclined(v.Package, v.Declined)
 	o.learn(v)
+	o.learnNeeds(v)
 
 	var known []Known
 	see := func(it *item) {
@@ -175,7 +176,7 @@ func (o *owner) apply(v *View, ticket int64) {
 		o.end(&c, d.Ref.Status, "its record was there already")
 	}
 	for _, w := range plan.New {
-		o.create(w, "", "")
+		o.create(w, w.Nonce, w.Why)
 	}
 	if len(plan.New)+len(plan.Stop)+len(plan.Done) > 0 {
 		o.touch(v.Package)
@@ -219,7 +220,7 @@ func (o *owner) learn(v *View) {
 }
 
 // create makes a build, in this batch.
-func (o *owner) create(w Want, nonce, reason string) int64 {
+func (o *owner) create(w Want, nonce, why string) int64 {
 	o.last++
 	it := &item{Build: quarry.Build{
 		Number:  o.last,
@@ -228,7 +229,8 @@ func (o *owner) create(w Want, nonce, reason string) int64 {
 		Arch:    w.Arch,
 		Nonce:   nonce,
 		State:   quarry.Queued,
-		Reason:  reason,
+		Why:     why,
+		Reason:  why,
 		Created: time.Now(),
 	}}
 	if len(w.Unmet) > 0 {

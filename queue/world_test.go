@@ -26,7 +26,9 @@ type world struct {
 	branches map[Line]quarry.Release
 	problems []Problem
 	records  map[quarry.Target]quarry.RecordRef
-	history  []quarry.Outcome // every record that was written, in order
+	abi      map[quarry.Target]string           // what a success offers to be built against
+	built    map[quarry.Target][]quarry.DepUsed // what it was built against
+	history  []quarry.Outcome                   // every record that was written, in order
 	runs     map[quarry.Target]int
 	running  map[quarry.Target]int
 	peak     int // most builds at once
@@ -36,6 +38,7 @@ type world struct {
 	// onRun may take over a build. Returning nil, nil leaves it to the world.
 	onRun       func(ctx context.Context, b quarry.Build, onStep func(string)) (*quarry.Outcome, error)
 	onRecord    func(o *quarry.Outcome) error
+	onOutcome   func(o *quarry.Outcome, b quarry.Build) // may change what the world makes of a build
 	releasesErr error
 	recordsErr  error
 	commits     int
@@ -45,6 +48,8 @@ func newWorld(t testing.TB) *world {
 	return &world{t: t,
 		branches: map[Line]quarry.Release{},
 		records:  map[quarry.Target]quarry.RecordRef{},
+		abi:      map[quarry.Target]string{},
+		built:    map[quarry.Target][]quarry.DepUsed{},
 		runs:     map[quarry.Target]int{},
 		running:  map[quarry.Target]int{},
 		tick:     func(string) error { return nil },
@@ -91,8 +96,10 @@ func (w *world) Releases(_ context.Context, pkg string) (list []quarry.Release, 
 }
 
 type snapshot struct {
-	w  *world
-	at map[quarry.Target]quarry.RecordRef
+	w     *world
+	at    map[quarry.Target]quarry.RecordRef
+	abi   map[quarry.Target]string
+	built map[quarry.Target][]quarry.DepUsed
 }
 
 func (w *world) Records(_ context.Context, channel string) (Records, error) {
@@ -101,7 +108,7 @@ func (w *world) Records(_ context.Context, channel string) (Records, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return snapshot{w, maps.Clone(w.records)}, w.recordsErr
+	return snapshot{w, maps.Clone(w.records), maps.Clone(w.abi), maps.Clone(w.built)}, w.recordsErr
 }
 
 func (s snapshot) Lookup(pkg, version, arch string) (quarry.RecordRef, bool, error) {
@@ -112,10 +119,24 @@ func (s snapshot) Lookup(pkg, version, arch string) (quarry.RecordRef, bool, err
 func (s snapshot) Resolve(dep, arch string) (quarry.DepUsed, bool, error) {
 	for t, ref := range s.at {
 		if ref.Status == quarry.Succeeded && (t.Arch == arch || t.Arch == quarry.Noarch) && depMayMean(dep, t.Package, t.Version) {
-			return quarry.DepUsed{Package: t.Package, Version: t.Version, Artifact: ref.Key}, true, nil
+			return quarry.DepUsed{Package: t.Package, Version: t.Version, Artifact: ref.Key, ABI: s.abi[t]}, true, nil
 		}
 	}
 	return quarry.DepUsed{}, false, nil
+}
+
+func (s snapshot) Stale(r quarry.Release, arch string) (why, change string, err error) {
+	for _, then := range s.built[quarry.Target{Channel: r.Channel, Package: r.Package, Version: r.Version, Arch: arch}] {
+		now, ok, err := s.Resolve(then.Package, arch)
+		if err != nil {
+			return "", "", err
+		}
+		if ok && now.ABI != then.ABI {
+			why += then.Package + " has changed"
+			change += now.Package + "." + now.ABI
+		}
+	}
+	return why, change, nil
 }
 
 func (w *world) Run(ctx context.Context, b quarry.Build, deps []quarry.DepUsed, onStep func(string)) (*quarry.Outcome, error) {
@@ -152,7 +173,11 @@ func (w *world) Run(ctx context.Context, b quarry.Build, deps []quarry.DepUsed, 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return outcome(b, deps), nil
+	out := outcome(b, deps)
+	if w.onOutcome != nil {
+		w.onOutcome(out, b)
+	}
+	return out, nil
 }
 
 func outcome(b quarry.Build, deps []quarry.DepUsed) *quarry.Outcome {
@@ -177,6 +202,12 @@ func (w *world) Record(_ context.Context, o *quarry.Outcome) (string, error) {
 	t := o.Build.Target()
 	if w.records[t].Key != o.Build.Key { // else it stands already
 		w.records[t] = quarry.RecordRef{Status: o.Status, Source: o.Build.Commit, Build: o.Build.Number, Key: o.Build.Key}
+		if o.Facts != nil {
+			w.abi[t] = o.Facts.ABI
+		}
+		if o.Status == quarry.Succeeded {
+			w.built[t] = o.Deps
+		}
 		w.history = append(w.history, *o)
 		w.commits++
 	}

@@ -8,9 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"unique"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/objfile"
+
+	"github.com/Morphux/quarry"
 )
 
 // maxObject is the largest object that is read, in bytes. Lists of files are
@@ -31,6 +34,8 @@ type odb struct {
 	fresh bounded[plumbing.Hash, []byte]
 	trees bounded[plumbing.Hash, tree]
 	heads bounded[plumbing.Hash, Available]
+
+	against bounded[plumbing.Hash, []unique.Handle[quarry.DepUsed]]
 }
 
 func openODB(repo string) *odb {
@@ -41,6 +46,8 @@ func openODB(repo string) *odb {
 		fresh: bounded[plumbing.Hash, []byte]{max: 8 << 20},
 		trees: bounded[plumbing.Hash, tree]{max: 1 << 20},
 		heads: bounded[plumbing.Hash, Available]{max: 1 << 18},
+
+		against: bounded[plumbing.Hash, []unique.Handle[quarry.DepUsed]]{max: 1 << 20},
 	}
 }
 

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/Morphux/quarry"
+)
+
+// Stale tells why what stands in the channel has to be built again: a package
+// that it was built against offers something else now than it did then, by
+// quarry.Facts.ABI. A newer version that offers the same is no reason, and
+// neither is a dependency of a dependency whose libraries it does not use.
+func (r records) Stale(rel quarry.Release, arch string) (why, change string, err error) {
+	built, ok, err := r.Against(rel.Package, rel.Version, arch)
+	if err != nil || !ok {
+		return "", "", err
+	}
+	then := make(map[string]quarry.DepUsed, len(built))
+	for _, d := range built {
+		then[d.Package] = d
+	}
+	changes := sha256.New()
+	note := func(now quarry.DepUsed) {
+		d, used := then[now.Package]
+		delete(then, now.Package)
+		// A record of before there were ABIs says nothing, and what offered
+		// nothing then has not been built against.
+		if !used || now.Artifact == d.Artifact || d.ABI == "" || now.ABI == d.ABI {
+			return
+		}
+		fmt.Fprintf(changes, "%s %s %s\n", now.Package, now.Version, now.ABI)
+		switch {
+		case why != "":
+			if !strings.HasSuffix(why, " and others") {
+				why += " and others"
+			}
+		case now.Version != d.Version:
+			why = fmt.Sprintf("%s %s offers something else to build against than %s did", now.Package, now.Version, d.Version)
+		default:
+			why = fmt.Sprintf("%s %s offers something else to build against than before", now.Package, now.Version)
+		}
+	}
+	for _, need := range rel.BuildNeeds(arch) {
+		now, ok, err := r.Resolve(need, arch)
+		if err != nil {
+			return "", "", err
+		}
+		if ok {
+			note(now)
+		}
+	}
+	// What is linked with and not named by the recipe came with something else:
+	// it is compared with what stands now of the same version.
+	for _, d := range built {
+		if _, left := then[d.Package]; !left || d.Direct {
+			continue
+		}
+		a, ok, err := r.Available(d.Package, d.Version, machine(arch))
+		if err != nil {
+			return "", "", err
+		}
+		if ok {
+			note(quarry.DepUsed{Package: a.Package, Version: a.Version, Artifact: a.Artifact, ABI: a.ABI})
+		}
+	}
+	if why == "" {
+		return "", "", nil
+	}
+	return why, hex.EncodeToString(changes.Sum(nil)), nil
+}
