@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"time"
 
 	"github.com/Morphux/quarry/internal/cgroup"
@@ -13,19 +14,24 @@ import (
 // magic begins a file of series; its last digit is the version.
 const magic = "QUsage1\n"
 
-// The frames of a file. An odd tag is a sample's mask.
+// What a file is made of. An odd tag is a sample's mask, twice and one; the others
+// are followed by the length of what belongs to them.
 const (
 	tagAttempt = 0
 	tagStep    = 2
 	tagEnd     = 4
+	tagLost    = 6
 )
 
-// The first bits of a sample's mask; those of the columns follow.
+// The first bit of a sample's mask says that it is not on time; those of the
+// columns follow.
 const (
-	bitTime = 1 << iota
-	bitLost
-	firstColumn = 2
+	bitTime     = 1
+	firstColumn = 1
 )
+
+// Time is kept in units of this many milliseconds: timers are not better.
+const timeUnit = 10
 
 // Bounds on what is read and written. A build of six hours has 7,200 samples in
 // some 100 kB.
@@ -36,37 +42,69 @@ const (
 	maxColumns = 60 // what a mask has bits for
 	maxName    = 100
 	maxUnit    = 1 << 40
+	maxBits    = 32
+	maxValue   = 1 << 60
 )
 
 // column is one value of a sample in a file.
 type column struct {
 	name  string
-	unit  int64 // values are kept in multiples of this
-	grows bool  // a counter: what is kept is how its growth changes
+	unit  int64 // values are counted in this
+	bits  uint  // as many after the first are kept of a value, see [shorten]
+	grows bool  // a counter: what is kept is its growth
 	of    func(*Sample) *cgroup.Count
 }
 
-// columns are those that are written, the busiest first: a sample that changes
-// only these has a short mask.
+// columns are those that are written, the busiest first: the mask of a sample
+// that changes only the first twelve takes two bytes.
 var columns = []column{
-	{"user", 10_000, true, func(s *Sample) *cgroup.Count { return &s.User }},
-	{"sys", 10_000, true, func(s *Sample) *cgroup.Count { return &s.Sys }},
-	{"memory", 64 << 10, false, func(s *Sample) *cgroup.Count { return &s.Memory }},
-	{"anon", 64 << 10, false, func(s *Sample) *cgroup.Count { return &s.Anon }},
-	{"file", 64 << 10, false, func(s *Sample) *cgroup.Count { return &s.File }},
-	{"procs", 1, false, func(s *Sample) *cgroup.Count { return &s.Procs }},
-	{"written", 4096, true, func(s *Sample) *cgroup.Count { return &s.Written }},
-	{"writes", 1, true, func(s *Sample) *cgroup.Count { return &s.Writes }},
-	{"disk", 64 << 10, false, func(s *Sample) *cgroup.Count { return &s.Disk }},
-	{"wait_cpu", 10_000, true, func(s *Sample) *cgroup.Count { return &s.WaitCPU }},
-	{"wait_io", 10_000, true, func(s *Sample) *cgroup.Count { return &s.WaitIO }},
-	{"read", 4096, true, func(s *Sample) *cgroup.Count { return &s.Read }},
-	{"reads", 1, true, func(s *Sample) *cgroup.Count { return &s.Reads }},
-	{"peak_memory", 64 << 10, false, func(s *Sample) *cgroup.Count { return &s.PeakMemory }},
-	{"peak_procs", 1, false, func(s *Sample) *cgroup.Count { return &s.PeakProcs }},
-	{"wait_memory", 10_000, true, func(s *Sample) *cgroup.Count { return &s.WaitMemory }},
-	{"oom_kills", 1, false, func(s *Sample) *cgroup.Count { return &s.OOMKills }},
-	{"pids_hits", 1, false, func(s *Sample) *cgroup.Count { return &s.PidsHits }},
+	{"user", 1000, 6, true, func(s *Sample) *cgroup.Count { return &s.User }},
+	{"sys", 1000, 6, true, func(s *Sample) *cgroup.Count { return &s.Sys }},
+	{"memory", 4096, 6, false, func(s *Sample) *cgroup.Count { return &s.Memory }},
+	{"anon", 4096, 6, false, func(s *Sample) *cgroup.Count { return &s.Anon }},
+	{"file", 4096, 6, false, func(s *Sample) *cgroup.Count { return &s.File }},
+	{"procs", 1, 10, false, func(s *Sample) *cgroup.Count { return &s.Procs }},
+	{"wait_cpu", 1000, 4, true, func(s *Sample) *cgroup.Count { return &s.WaitCPU }},
+	{"written", 4096, 4, true, func(s *Sample) *cgroup.Count { return &s.Written }},
+	{"writes", 1, 4, true, func(s *Sample) *cgroup.Count { return &s.Writes }},
+	{"wait_io", 1000, 4, true, func(s *Sample) *cgroup.Count { return &s.WaitIO }},
+	{"read", 4096, 4, true, func(s *Sample) *cgroup.Count { return &s.Read }},
+	{"reads", 1, 4, true, func(s *Sample) *cgroup.Count { return &s.Reads }},
+	{"disk", 4096, 6, false, func(s *Sample) *cgroup.Count { return &s.Disk }},
+	{"peak_memory", 4096, 20, false, func(s *Sample) *cgroup.Count { return &s.PeakMemory }},
+	{"peak_procs", 1, 20, false, func(s *Sample) *cgroup.Count { return &s.PeakProcs }},
+	{"wait_memory", 1000, 4, true, func(s *Sample) *cgroup.Count { return &s.WaitMemory }},
+	{"oom_kills", 1, 20, false, func(s *Sample) *cgroup.Count { return &s.OOMKills }},
+	{"pids_hits", 1, 20, false, func(s *Sample) *cgroup.Count { return &s.PidsHits }},
+}
+
+// shorten makes a short number of a value that keeps only its first bits+1
+// binary digits, rounded, as floating point does: a change by a few percent is a
+// small one, whatever the size. Values that have no more digits are themselves.
+func shorten(v int64, digits uint) int64 {
+	n := uint(bits.Len64(uint64(v)))
+	if n <= digits+1 {
+		return v
+	}
+	e := n - 1 - digits
+	// Rounding up may give one digit more, which is where the next e begins.
+	return int64(e)<<digits + (v+1<<(e-1))>>e
+}
+
+// expand is the value that a short number stands for; false when it would not
+// fit.
+func expand(c int64, digits uint) (int64, bool) {
+	if c < 0 || c>>digits > 63 {
+		return 0, false
+	}
+	if c < 2<<digits {
+		return c, true
+	}
+	e := uint(c>>digits) - 1
+	if e+digits+1 > 62 {
+		return 0, false
+	}
+	return (c&(1<<digits-1) | 1<<digits) << e, true
 }
 
 // known are the same by name, for reading.
@@ -80,38 +118,39 @@ var known = func() map[string]func(*Sample) *cgroup.Count {
 
 // state is where a column stands: what the next value is told from.
 type state struct {
-	known         bool
-	value, growth int64 // in units
+	known bool
+	value int64 // in units, as a reader knows it
+	short int64 // of the last value or growth
 }
 
-// next is what the value would be if nothing changed.
-func (s *state) next(grows bool) int64 {
-	if grows {
-		return s.value + s.growth
+// set takes the next short number, and reports whether it makes sense.
+func (s *state) set(c *column, short int64) bool {
+	v, ok := expand(short, c.bits)
+	if !ok {
+		return false
 	}
-	return s.value
-}
-
-func (s *state) set(v int64) {
-	if s.known {
-		s.growth = v - s.value
+	if c.grows {
+		v += s.value
 	}
-	s.known, s.value = true, v
+	if v > math.MaxInt64/2/c.unit {
+		return false
+	}
+	s.known, s.value, s.short = true, v, short
+	return true
 }
 
 // encoder makes the frames of one attempt.
 type encoder struct {
 	began time.Time
 	every time.Duration
-	at    int64 // of the last sample, ms since began
+	at    int64 // of the last sample, in units of time since began
 	cols  [maxColumns]state
 }
 
 // attempt is the frame that begins an attempt. Times are kept in ms.
 func (e *encoder) attempt(b Build, began time.Time, every time.Duration) []byte {
 	*e = encoder{began: began, every: every.Truncate(time.Millisecond)}
-	p := binary.AppendUvarint(nil, tagAttempt)
-	p = binary.AppendUvarint(p, uint64(max(0, b.Attempt)))
+	p := binary.AppendUvarint(nil, uint64(max(0, b.Attempt)))
 	p = binary.AppendVarint(p, e.began.UnixMilli())
 	p = binary.AppendUvarint(p, uint64(e.every.Milliseconds()))
 	p = binary.AppendUvarint(p, uint64(max(0, b.Memory)))
@@ -124,30 +163,29 @@ func (e *encoder) attempt(b Build, began time.Time, every time.Duration) []byte 
 		if c.grows {
 			grows = 1
 		}
-		p = append(p, grows)
+		p = append(p, byte(c.bits), grows)
 	}
-	return frame(p)
+	return frame(tagAttempt, p)
 }
 
 // step is the frame that begins a step.
 func (e *encoder) step(name string) []byte {
-	p := binary.AppendUvarint(nil, tagStep)
-	return frame(append(p, name[:min(len(name), maxName)]...))
+	return frame(tagStep, []byte(name[:min(len(name), maxName)]))
 }
 
-func (e *encoder) end() []byte { return frame(binary.AppendUvarint(nil, tagEnd)) }
+func (e *encoder) end() []byte { return frame(tagEnd, nil) }
 
-// sample is the frame of a sample.
+// sample is the frame of a sample, after one that says what is not known any
+// more.
 func (e *encoder) sample(s *Sample) []byte {
 	var mask, lost uint64
 	var values []byte
-	at := max(e.at, s.At.Sub(e.began).Milliseconds())
-	if late := at - e.at - e.every.Milliseconds(); late != 0 {
+	at := max(e.at, s.At.Sub(e.began).Milliseconds()/timeUnit)
+	if late := at - e.at - e.every.Milliseconds()/timeUnit; late != 0 {
 		mask |= bitTime
 		values = binary.AppendVarint(values, late)
 	}
 	e.at = at
-	var residuals []byte
 	for i := range columns {
 		c, st := &columns[i], &e.cols[i]
 		now := *c.of(s)
@@ -158,27 +196,33 @@ func (e *encoder) sample(s *Sample) []byte {
 			}
 			continue
 		}
-		v := (now.N + c.unit/2) / c.unit
-		if r := v - st.next(c.grows); r != 0 || !st.known {
-			mask |= 1 << (firstColumn + i)
-			residuals = binary.AppendVarint(residuals, r)
+		v := min(max(now.N, 0), maxValue) + c.unit/2
+		v /= c.unit
+		if c.grows {
+			v = max(0, v-st.value) // from what a reader knows, so that no error adds up
 		}
-		st.set(v)
+		was := *st
+		short := shorten(v, c.bits)
+		st.set(c, short)
+		if short != was.short || !was.known {
+			mask |= 1 << (firstColumn + i)
+			values = binary.AppendVarint(values, short-was.short)
+		}
 	}
+	var p []byte
 	if lost != 0 {
-		mask |= bitLost
-		values = binary.AppendUvarint(values, lost)
+		p = frame(tagLost, binary.AppendUvarint(nil, lost))
 	}
-	p := binary.AppendUvarint(nil, mask<<1|1)
-	return frame(append(append(p, values...), residuals...))
+	return append(binary.AppendUvarint(p, mask<<1|1), values...)
 }
 
 func appendString(p []byte, s string) []byte {
 	return append(binary.AppendUvarint(p, uint64(len(s))), s...)
 }
 
-func frame(payload []byte) []byte {
-	return append(binary.AppendUvarint(make([]byte, 0, len(payload)+2), uint64(len(payload))), payload...)
+func frame(tag uint64, payload []byte) []byte {
+	p := binary.AppendUvarint(make([]byte, 0, len(payload)+3), tag)
+	return append(binary.AppendUvarint(p, uint64(len(payload))), payload...)
 }
 
 // errFormat says that a file is none of series that this version reads.
@@ -194,14 +238,11 @@ func decode(data []byte) (list []Attempt, good int, err error) {
 	good = len(magic)
 	var d decoder
 	for good < len(data) && d.samples < maxSamples {
-		n, w := binary.Uvarint(data[good:])
-		if w <= 0 || n == 0 || n > maxFrame || n > uint64(len(data)-good-w) {
+		n, ok := d.frame(data[good:])
+		if !ok {
 			break
 		}
-		if !d.frame(data[good+w : good+w+int(n)]) {
-			break
-		}
-		good += w + int(n)
+		good += n
 	}
 	return d.list, good, nil
 }
@@ -213,25 +254,38 @@ type decoder struct {
 	at      int64
 	cols    []column
 	states  []state
+	lost    uint64 // columns that the next sample does not know
 	samples int
 }
 
-// frame takes one frame, and reports whether it makes sense.
-func (d *decoder) frame(p []byte) bool {
-	r := &bytesReader{p: p}
+// frame takes the frame that data begins with, and gives its length; false when
+// it makes no sense, or is not whole.
+func (d *decoder) frame(data []byte) (n int, ok bool) {
+	r := &bytesReader{p: data}
 	tag := r.uvarint()
+	if tag&1 == 1 {
+		ok = !r.bad && len(d.list) > 0 && d.sample(r, tag>>1)
+		return len(data) - len(r.p), ok
+	}
+	size := r.bounded(maxFrame)
+	if r.bad || size > int64(len(r.p)) || size == 0 && tag != tagEnd {
+		return 0, false
+	}
+	n = len(data) - len(r.p) + int(size)
+	r.p = r.p[:size]
 	switch {
-	case r.bad:
 	case tag == tagAttempt:
-		return d.attempt(r)
-	case tag&1 == 1:
-		return len(d.list) > 0 && d.sample(r, tag>>1)
+		return n, d.attempt(r)
+	case len(d.list) == 0:
+		return n, false
 	case tag == tagStep:
 		d.step = string(r.p[:min(len(r.p), maxName)])
-	case tag == tagEnd && len(d.list) > 0:
+	case tag == tagEnd:
 		d.list[len(d.list)-1].Ended = true
+	case tag == tagLost:
+		d.lost = r.uvarint()
 	}
-	return !r.bad // one that this version does not know is passed over
+	return n, !r.bad // one that this version does not know is passed over
 }
 
 func (d *decoder) attempt(r *bytesReader) bool {
@@ -246,58 +300,52 @@ func (d *decoder) attempt(r *bytesReader) bool {
 		c := &cols[i]
 		c.name = r.string()
 		c.unit = r.bounded(maxUnit)
+		c.bits = uint(r.bounded(maxBits))
 		c.grows = r.bounded(1) == 1
 		c.of = known[c.name] // nil: a column of a later version
 		if c.unit == 0 {
 			return false
 		}
 	}
-	if y := a.Began.Year(); r.bad || y < 1970 || y > 9999 {
+	if r.bad || a.Every <= 0 || a.Began.UnixMilli() <= 0 || a.Began.Year() > 9999 {
 		return false
 	}
 	d.list = append(d.list, a)
-	d.cols, d.states, d.at, d.step = cols, make([]state, len(cols)), 0, ""
+	d.cols, d.states, d.at, d.step, d.lost = cols, make([]state, len(cols)), 0, "", 0
 	return true
 }
 
 func (d *decoder) sample(r *bytesReader, mask uint64) bool {
 	a := &d.list[len(d.list)-1]
-	dt := a.Every.Milliseconds()
+	dt := a.Every.Milliseconds() / timeUnit
 	if mask&bitTime != 0 {
 		dt += r.varint()
 	}
 	at := d.at + dt
-	if r.bad || dt < 0 || at < d.at || at > math.MaxInt64/int64(time.Millisecond) {
+	if r.bad || dt < 0 || at < d.at || at > math.MaxInt64/timeUnit/int64(time.Millisecond) {
 		return false
 	}
-	var lost uint64
-	if mask&bitLost != 0 {
-		lost = r.uvarint()
-	}
-	states := d.states
 	for i := range d.cols {
-		c, st := &d.cols[i], &states[i]
-		given := mask>>(firstColumn+i)&1 == 1
-		switch {
-		case lost>>i&1 == 1:
+		c, st := &d.cols[i], &d.states[i]
+		if d.lost>>i&1 == 1 {
 			*st = state{}
-		case given || st.known:
-			v := st.next(c.grows)
-			if given {
-				v += r.varint()
-			}
-			if v < 0 || v > math.MaxInt64/2/c.unit {
-				return false
-			}
-			st.set(v)
+		}
+		given := mask>>(firstColumn+i)&1 == 1
+		if !given && !st.known {
+			continue
+		}
+		short := st.short
+		if given {
+			short += r.varint()
+		}
+		if r.bad || !st.set(c, short) {
+			return false
 		}
 	}
-	if r.bad {
-		return false
-	}
-	s := Sample{At: a.Began.Add(time.Duration(at) * time.Millisecond), Step: d.step}
+	d.lost = 0
+	s := Sample{At: a.Began.Add(time.Duration(at) * timeUnit * time.Millisecond), Step: d.step}
 	for i := range d.cols {
-		if c, st := &d.cols[i], &states[i]; st.known && c.of != nil {
+		if c, st := &d.cols[i], &d.states[i]; st.known && c.of != nil {
 			*c.of(&s) = cgroup.Of(st.value * c.unit)
 		}
 	}
