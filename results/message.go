@@ -90,6 +90,9 @@ func (r *Repo) message(rec *Record, b quarry.Build) string {
 	if d := oneLine(rec.Description, 200); d != "" && rec.Status == quarry.Succeeded {
 		m.WriteString("    " + d + "\n\n")
 	}
+	if rec.Why != "" {
+		m.WriteString("    " + oneLine(rec.Why, 500) + "\n\n")
+	}
 	if f := rec.Failure; f != nil {
 		m.WriteString("    " + oneLine(f.Message, 500) + "\n")
 		if f.Reproduce != "" {

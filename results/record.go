@@ -31,6 +31,7 @@ type Record struct {
 	Key     string       `toml:"key"`             // identity of the build, see quarry.BuildKey
 	Nonce   string       `toml:"nonce,omitempty"` // part of the identity of a rebuild on request
 	Attempt int          `toml:"attempt,omitempty"`
+	Why     string       `toml:"why,omitempty"` // it was built, where a push was not the reason
 	// Revision counts, from 1, the artifacts that the version has had on the arch:
 	// a rebuild with the same result keeps it. Failures have none.
 	Revision int64 `toml:"revision,omitempty"`
