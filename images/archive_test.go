@@ -41,7 +41,7 @@ func (f *diskFarm) kept(t testing.TB) (names []string) {
 	return names
 }
 
-func unpacked(t testing.TB, path string) []byte {
+func decompressed(t testing.TB, path string) []byte {
 	t.Helper()
 	file, err := os.Open(path)
 	must(t, err)
@@ -80,7 +80,7 @@ func TestCleanCopies(t *testing.T) {
 	if one.Digest != "sha256:"+hex.EncodeToString(sum[:]) || one.Ref() != arch || one.Name != "" {
 		t.Errorf("%+v", one)
 	}
-	if !bytes.Equal(unpacked(t, f.copyPath(one)), plain) {
+	if !bytes.Equal(decompressed(t, f.copyPath(one)), plain) {
 		t.Error("the copy is not what was loaded")
 	}
 	// The same under another name: one copy, which knows both.
@@ -142,7 +142,7 @@ func TestCleanCopyOfArchive(t *testing.T) {
 			if two.Digest != one.Digest {
 				t.Errorf("%+v", two)
 			}
-			if data := unpacked(t, f.copyPath(two)); bytes.Contains(data, []byte("localhost/quarry")) {
+			if data := decompressed(t, f.copyPath(two)); bytes.Contains(data, []byte("localhost/quarry")) {
 				t.Error("the copy holds the archive's name")
 			}
 			f.removeImage(t, two)

@@ -209,6 +209,8 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 // prune removes images without a name that no container uses: bases that were
 // replaced or removed.
 func (s *Store) prune(ctx context.Context) {
+	s.inst.saving.Lock() // an instance has no name for a moment
+	defer s.inst.saving.Unlock()
 	call, err := s.conn.Context(ctx)
 	if err != nil {
 		return
@@ -229,9 +231,7 @@ func (s *Store) prune(ctx context.Context) {
 		// An image in use is refused, which is as it should be.
 		images.Remove(call, []string{img.ID}, new(images.RemoveOptions).WithForce(false))
 	}
-	if d, err := s.readDisk(ctx); err == nil {
-		s.dropTrees(d)
-	}
+	s.dropTrees(ctx)
 }
 
 // checkArch makes sure that the image's programs are of the arch: a base that

@@ -122,10 +122,7 @@ func (s *Store) purge(ctx context.Context, bad map[string]bool) (names []string,
 			return names, fmt.Errorf("damaged image %.12s cannot be removed: %w", img.ID, err)
 		}
 	}
-	if d, err = s.readDisk(ctx); err != nil {
-		return names, err
-	}
-	s.dropTrees(d)
+	s.dropTrees(ctx)
 	return names, nil
 }
 

@@ -91,6 +91,7 @@ type Store struct {
 	channels map[string]Channel
 	pool     *pool
 	copies   archive
+	trees    sync.Mutex // held while measures of fresh layers are written, and while old ones are removed
 	inst     instances
 
 	mu    sync.Mutex // guards the following
@@ -278,6 +279,14 @@ func (s *Store) sweepCgroups() { s.cgroups.Sweep(s.conn.Farm()) }
 func (s *Store) removeContainer(ctx context.Context, id, upper string) error {
 	opts := new(containers.RemoveOptions).WithForce(true).WithIgnore(true).WithVolumes(true).WithTimeout(0)
 	var last error
+	if upper != "" && s.full() {
+		// Podman cannot even note that it is gone, and forgets about its layer
+		// when it fails half-way: make it room. What runs there ends with it.
+		if call, err := s.conn.Context(ctx); err == nil {
+			containers.Kill(call, id, new(containers.KillOptions).WithSignal("KILL"))
+		}
+		deltree.Clear(upper)
+	}
 	for try := range 5 {
 		// Anew each time: the service may have been replaced meanwhile, and the
 		// next one still knows the container.
@@ -391,15 +400,20 @@ func (s *Store) Limited() error { return s.limited }
 // explain adds to a refusal of podman what it may not know how to say: on a
 // full disk its errors range from misleading to senseless.
 func (s *Store) explain(err error) error {
-	var st unix.Statfs_t
-	if err == nil || unix.Statfs(s.conn.Dir(), &st) != nil {
-		return err
-	}
-	// Root may use what is reserved for it: Bfree, not Bavail.
-	if st.Bfree*uint64(st.Bsize) < 1<<20 || st.Files > 0 && st.Ffree < 16 {
+	if err != nil && s.full() {
 		return fmt.Errorf("no space left in %s: make room, builds then go on by themselves (%w)", s.conn.Dir(), err)
 	}
 	return err
+}
+
+// full reports whether podman's disk is.
+func (s *Store) full() bool {
+	var st unix.Statfs_t
+	if unix.Statfs(s.conn.Dir(), &st) != nil {
+		return false
+	}
+	// Root may use what is reserved for it: Bfree, not Bavail.
+	return st.Bfree*uint64(st.Bsize) < 1<<20 || st.Files > 0 && st.Ffree < 16
 }
 
 // gone marks errors that mean that podman went away.

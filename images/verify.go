@@ -409,6 +409,8 @@ func (s *Store) vouchFor(ctx context.Context, image string, before map[string]bo
 	if err := s.mapLayers(ctx, image); err != nil {
 		return err
 	}
+	s.trees.Lock()
+	defer s.trees.Unlock()
 	d, err := s.readDisk(ctx)
 	if err != nil {
 		return err
@@ -485,7 +487,13 @@ func (s *Store) lookSpec(image string) *specgen.SpecGenerator {
 }
 
 // dropTrees removes the measures of layers that are in the storage no more.
-func (s *Store) dropTrees(d *disk) {
+func (s *Store) dropTrees(ctx context.Context) {
+	s.trees.Lock()
+	defer s.trees.Unlock()
+	d, err := s.readDisk(ctx)
+	if err != nil {
+		return // another time
+	}
 	dir := filepath.Join(s.copies.dir, layersDir)
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
