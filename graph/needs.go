@@ -2,43 +2,12 @@ package graph
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/recipe"
 )
-
-// Kind says what a dependency is for.
-type Kind uint8
-
-// The kinds. One need may be of several, as all that a recipe says of one name
-// has to hold at once.
-const (
-	Needed      Kind = 1 << iota // to build and to run, for the arch that it is built for
-	HostNeed                     // while it is built, on the machine that builds
-	TargetNeed                   // while it is built, for the arch that it is built for
-	Recommended                  // shown only
-	Optional                     // shown only
-)
-
-// String lists the kinds, e.g. needed or host+target.
-func (k Kind) String() string {
-	var list []string
-	for i, word := range []string{"needed", "host", "target", "recommended", "optional"} {
-		if k&(1<<i) != 0 {
-			list = append(list, word)
-		}
-	}
-	return strings.Join(list, "+")
-}
-
-// bound is one condition on a version.
-type bound struct {
-	op      string // >=, <=, > or <; "" for exactly this version
-	version string // "" for any
-}
 
 // need is all that a release says of one name.
 type need struct {
@@ -85,41 +54,6 @@ func (c *class) to(i int, arch int32) int32 {
 		return to
 	}
 	return c.oddFor(int32(i), arch)
-}
-
-func meetsAll(version string, want []bound) bool {
-	for _, b := range want {
-		// What has no version meets only what asks for none.
-		if b.version != "" && (version == "" || !meets(version, b.op, b.version)) {
-			return false
-		}
-	}
-	return true
-}
-
-// contradicts reports whether no version could ever meet all bounds.
-func contradicts(want []bound) bool {
-	var low, high bound // the tightest
-	for _, b := range want {
-		switch {
-		case b.version == "":
-		case b.op == "":
-			return !meetsAll(b.version, want) // an exact one has only itself to offer
-		case b.op[0] == '>':
-			if c := quarry.CompareVersions(b.version, low.version); low.op == "" || c > 0 || c == 0 && b.op == ">" {
-				low = b
-			}
-		default:
-			if c := quarry.CompareVersions(b.version, high.version); high.op == "" || c < 0 || c == 0 && b.op == "<" {
-				high = b
-			}
-		}
-	}
-	if low.op == "" || high.op == "" {
-		return false
-	}
-	c := quarry.CompareVersions(low.version, high.version)
-	return c > 0 || c == 0 && (low.op == ">" || high.op == "<")
 }
 
 // entry is one dependency as a recipe writes it, taken apart.
@@ -492,128 +426,4 @@ func (b *builder) link(re *rel) {
 		}
 	}
 	re.succ = slices.Clone(seen)
-}
-
-// Need is one dependency of a node and what it comes to.
-type Need struct {
-	Raw  string // as the recipe writes it, e.g. zlib>=1.2; several of one name are joined by ", "
-	Name string // the name that is meant, e.g. zlib; "" if it cannot be read
-	Kind Kind
-	To   Node       // what meets it; None if nothing does
-	Why  ReasonKind // why nothing does; "" if something does
-}
-
-// Needs gives the dependencies of a node, one for each name, in the order of
-// the recipe.
-func (g *Graph) Needs(n Node) []Need {
-	slot, arch := g.split(n)
-	return g.needsOf(g.rels[slot].class(arch), arch)
-}
-
-func (g *Graph) needsOf(c *class, arch int32) []Need {
-	list := make([]Need, len(c.needs))
-	for i := range c.needs {
-		list[i] = g.need(c, i, arch)
-	}
-	return list
-}
-
-func (g *Graph) need(c *class, i int, arch int32) Need {
-	n := &c.needs[i]
-	out := Need{Raw: n.raw, Kind: n.kind, To: None}
-	if n.name >= 0 {
-		out.Name = g.names.list[n.name]
-	}
-	switch to := c.to(i, arch); to {
-	case noPackage:
-		out.Why = Missing
-	case noVersion:
-		out.Why = WrongVersion
-	case notForArch:
-		out.Why = WrongArch
-	case contradictory:
-		out.Why = Contradiction
-	case unreadable:
-		out.Why = Unreadable
-	default:
-		out.To = g.target(to, arch)
-	}
-	return out
-}
-
-// Resolve tells what a list of dependencies would come to on an arch, as if a
-// release had it: for cross builds, whose dependencies stand on two archs, and
-// for what is not pushed yet.
-func (g *Graph) Resolve(needs []string, arch string) []Need {
-	return g.resolveList(needs, arch, Needed)
-}
-
-func (g *Graph) resolveList(needs []string, arch string, kind Kind) []Need {
-	a, ok := g.archID[arch]
-	if !ok {
-		a = -2 // an arch that nothing is built for: only what is noarch fits
-	}
-	// Names that nobody has are entered in a copy: the graph is shared.
-	view := g.view()
-	b := newBuilder(view)
-	c := class{archs: []int32{a}}
-	b.add(&c, nil, kind, needs)
-	b.aim(-1, &c)
-	return view.needsOf(&c, a)
-}
-
-// view is a copy that names may be added to.
-func (g *Graph) view() *Graph {
-	v := &Graph{opts: g.opts, archs: g.archs, archID: g.archID, machine: g.machine, rels: g.rels, noarch: g.noarch,
-		names: names{list: slices.Clip(g.names.list), base: g.names.base}}
-	v.names.extra = make(map[string]int32, len(g.names.extra)+8)
-	for s, id := range g.names.extra {
-		v.names.extra[s] = id
-	}
-	v.byName, v.provs, v.users = slices.Clip(g.byName), slices.Clip(g.provs), slices.Clip(g.users)
-	return v
-}
-
-// whyNeed says in words why a dependency has nothing that meets it.
-func (g *Graph) whyNeed(n Need, arch string) string {
-	switch n.Why {
-	case Missing:
-		return fmt.Sprintf("needs %s, which nobody has pushed", n.Raw)
-	case WrongVersion:
-		return fmt.Sprintf("needs %s, and no version of it that is pushed fits (%s)", n.Raw, g.versions(n.Name))
-	case WrongArch:
-		return fmt.Sprintf("needs %s, which is not built for %s", n.Raw, arch)
-	case Contradiction:
-		return fmt.Sprintf("needs %s, which no version can be at once: loosen one of them", n.Raw)
-	case Unreadable:
-		return fmt.Sprintf("needs %.120q, which is neither a name nor name-version", n.Raw)
-	}
-	return ""
-}
-
-// versions lists what there is of a name, for people.
-func (g *Graph) versions(name string) string {
-	id, ok := g.names.find(name)
-	if !ok {
-		return "there is none"
-	}
-	var list []string
-	for _, s := range g.byName[id] {
-		list = append(list, g.rels[s].r.Version)
-	}
-	if len(list) == 0 {
-		for _, p := range g.provs[id] {
-			s := g.rels[p.slot].r.Package
-			if p.version != "" {
-				s += " provides " + p.version
-			} else {
-				s += " provides no version"
-			}
-			list = append(list, s)
-		}
-	}
-	if len(list) > 5 {
-		list = append(list[:5], "...")
-	}
-	return "there is " + strings.Join(list, ", ")
 }

@@ -178,6 +178,25 @@ func (s *Status) Reasons(n Node) []Reason {
 	}
 	g := s.g
 	t := g.topology()
+	list := s.plainReasons(n)
+	if k, ok := t.knot[n]; ok {
+		path := g.around(t, n, k)
+		list = append(list, Reason{Kind: InCycle, On: None, Text: fmt.Sprintf(
+			"is in a cycle: %s; declare one of them as bootstrap, or break the cycle", g.pathText(append(path, n)))})
+	}
+	seen := map[Node]bool{}
+	for _, d := range g.waitsFor(t, nil, n) {
+		if s.standing[d] == Blocked && !seen[d] && d != n {
+			seen[d] = true
+			list = append(list, Reason{Kind: Dependency, On: d, Text: fmt.Sprintf("needs %s, which nothing can build", g.String(d))})
+		}
+	}
+	return list
+}
+
+// plainReasons are those that are of the node itself, but for a cycle.
+func (s *Status) plainReasons(n Node) []Reason {
+	g := s.g
 	slot, arch := g.split(n)
 	r := g.rels[slot].r
 	var list []Reason
@@ -203,20 +222,9 @@ func (s *Status) Reasons(n Node) []Reason {
 	if s.o.State(n) == BuildFailed {
 		add(BuildFails, "", "its build failed")
 	}
-	if k, ok := t.knot[n]; ok {
-		path := g.around(t, n, k)
-		add(InCycle, "", "is in a cycle: %s; declare one of them as bootstrap, or break the cycle", g.pathText(append(path, n)))
-	}
 	for _, need := range g.Needs(n) {
 		if need.To == None {
 			add(need.Why, need.Raw, "%s", g.whyNeed(need, g.machineArch(arch)))
-		}
-	}
-	seen := map[Node]bool{}
-	for _, d := range g.waitsFor(t, nil, n) {
-		if s.standing[d] == Blocked && !seen[d] && d != n {
-			seen[d] = true
-			list = append(list, Reason{Kind: Dependency, On: d, Text: fmt.Sprintf("needs %s, which nothing can build", g.String(d))})
 		}
 	}
 	return list
@@ -253,29 +261,29 @@ func (s *Status) Chain(n Node) []Node {
 }
 
 // Explain tells in one line why a node is blocked, e.g. "needs a 1 x86_64, which
-// needs b, which nobody has pushed"; "" for one that is not.
+// needs b 2 x86_64: its build failed"; "" for one that is not.
 func (s *Status) Explain(n Node) string {
 	chain := s.Chain(n)
 	if len(chain) == 0 {
 		return ""
 	}
-	var b strings.Builder
+	var words []string
 	for i, m := range chain[1:] {
-		if i == 8 && len(chain) > 10 {
-			fmt.Fprintf(&b, "needs (%d more between), ", len(chain)-10)
-		}
-		if i < 8 || i >= len(chain)-2 {
-			fmt.Fprintf(&b, "needs %s, which ", s.g.String(m))
+		if i < 8 || i >= len(chain)-3 {
+			words = append(words, "needs "+s.g.String(m))
+		} else if i == 8 {
+			words = append(words, fmt.Sprintf("needs %d others in turn", len(chain)-12))
 		}
 	}
-	for i, r := range s.Reasons(chain[len(chain)-1]) {
-		if r.Kind == Dependency {
-			break // echoes
+	var reasons []string
+	for _, r := range s.Reasons(chain[len(chain)-1]) {
+		if r.Kind != Dependency { // those are echoes
+			reasons = append(reasons, r.Text)
 		}
-		if i > 0 {
-			b.WriteString("; and ")
-		}
-		b.WriteString(r.Text)
 	}
-	return b.String()
+	why := strings.Join(reasons, "; and ")
+	if len(words) > 0 {
+		why = strings.Join(words, ", which ") + ": " + why
+	}
+	return why
 }

@@ -28,13 +28,14 @@ func (g *Graph) With(pkg string, releases []quarry.Release) *Graph {
 		return g.rebuilt(pkg, fresh)
 	}
 	next := &Graph{opts: g.opts, archs: g.archs, archID: g.archID, machine: g.machine, nodes: g.nodes}
-	next.rels, next.noarch, next.free = slices.Clone(g.rels), slices.Clone(g.noarch), slices.Clone(g.free)
+	next.rels, next.noarch = slices.Clone(g.rels), slices.Clone(g.noarch)
 	next.byName, next.provs, next.users = slices.Clone(g.byName), slices.Clone(g.provs), slices.Clone(g.users)
 	next.names = names{list: slices.Clip(g.names.list), base: g.names.base, extra: maps.Clone(g.names.extra)}
-	c := &change{builder: newBuilder(next), old: g, affected: map[int32]bool{}, redo: map[int32]bool{},
+	c := &change{builder: newBuilder(next), old: g, free: slices.Clone(g.free), affected: map[int32]bool{}, redo: map[int32]bool{},
 		unused: map[int32]map[int32]bool{}, used: map[int32][]int32{}}
 	c.replace(pkg, fresh)
 	c.follow()
+	next.free = append(c.free, c.freed...)
 	return next
 }
 
@@ -58,6 +59,9 @@ type change struct {
 	old      *Graph
 	affected map[int32]bool // names that may come to something else
 	redo     map[int32]bool // slots whose dependencies have to be read anew
+
+	reshaped    bool    // a release came to be noarch, or no longer is: another node in the same slot
+	free, freed []int32 // slots that were free before, and that came to be
 
 	unused map[int32]map[int32]bool // by name: slots that do not mention it any more
 	used   map[int32][]int32        // by name: slots that do now
@@ -89,12 +93,16 @@ func (c *change) replace(pkg string, fresh map[string]*quarry.Release) {
 		}
 		c.unprovide(slot, re.r)
 		g.nodes -= len(re.archs)
+		was := g.noarch[slot]
 		c.put(slot, &rel{r: r, name: id, mentions: re.mentions})
+		c.reshaped = c.reshaped || was != g.noarch[slot]
 	}
 	for _, v := range slices.Sorted(maps.Keys(fresh)) {
+		// Not a slot that this step freed: what it means would change under those
+		// that keep it.
 		slot := int32(len(g.rels))
-		if n := len(g.free); n > 0 {
-			slot, g.free = g.free[n-1], g.free[:n-1]
+		if n := len(c.free); n > 0 {
+			slot, c.free = c.free[n-1], c.free[:n-1]
 		} else {
 			g.rels, g.noarch = append(g.rels, nil), append(g.noarch, false)
 		}
@@ -147,7 +155,7 @@ func (c *change) remove(slot int32) {
 	g.byName[re.name] = without(g.byName[re.name], slot)
 	g.nodes -= len(re.archs)
 	g.rels[slot], g.noarch[slot] = nil, false
-	g.free = append(g.free, slot)
+	c.freed = append(c.freed, slot)
 }
 
 func without(list []int32, v int32) []int32 {
@@ -225,7 +233,7 @@ func (c *change) again(slot int32) {
 			}
 			c.odds = c.odds[:0]
 			to := c.find(slot, cl, int32(j))
-			if to == n.to && (to != perArch || c.sameOdds(cl, int32(j))) {
+			if !c.reshaped && to == n.to && (to != perArch || c.sameOdds(cl, int32(j))) {
 				continue
 			}
 			changed = true
