@@ -14,6 +14,7 @@ import (
 
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/podman"
+	"github.com/Morphux/quarry/layers"
 )
 
 // guestProgram builds testdata/guest once.
@@ -32,6 +33,7 @@ var guestProgram = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	layers.Unpacker()
 	if v := strings.Split(os.Getenv("QUARRY_TEST_VICTIM"), "\n"); len(v) == 3 {
 		fmt.Fprintln(os.Stderr, victim(v[0], v[1], v[2]))
 		os.Exit(1)

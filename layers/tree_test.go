@@ -93,7 +93,7 @@ func TestConflicts(t *testing.T) {
 func TestAnyTrees(t *testing.T) {
 	f := newFarm(t, Options{})
 	seed := uint64(1)
-	rounds := 60
+	rounds := 30
 	if s := os.Getenv("QUARRY_TEST_SEED"); s != "" {
 		if _, err := fmt.Sscan(s, &seed); err != nil {
 			t.Fatal(err)
