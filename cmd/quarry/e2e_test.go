@@ -212,7 +212,7 @@ func TestScripts(t *testing.T) {
 			s := newServer(tb, e.WorkDir)
 			e.Vars = append(e.Vars, s.env...)
 			e.Vars = append(e.Vars, "CONFIG="+s.config, "URL="+fmt.Sprintf("ssh://127.0.0.1:%d", s.port),
-				"STATE="+s.state(), "ARCH="+config.HostArch(), "ROOT="+testpkg.Root(tb))
+				"STATE="+s.state(), "ARCH="+config.HostArch(), "ROOT="+testpkg.Root(tb), "BASE="+testbase.Tarball(tb))
 			e.Values["server"] = s
 			e.Defer(func() {
 				if err := s.stop(syscall.SIGTERM); err != nil {
