@@ -193,7 +193,11 @@ func (f *Farm) look(c *Call, w io.Writer, height int, draw bool, every time.Dura
 		return human.JSON(w, topJSON{now.UTC(), machine, builds})
 	}
 	st := f.Queue.Status()
-	head := human.Paint(fmt.Sprintf("%s running", plural(len(builds), "build", "builds")), human.Bold, c.Term.Color)
+	head := "nothing is being built"
+	if len(builds) > 0 {
+		head = plural(len(builds), "build", "builds") + " running"
+	}
+	head = human.Paint(head, human.Bold, c.Term.Color)
 	if n := st.Counts[quarry.Queued] + st.Counts[quarry.Waiting]; n > 0 {
 		head += fmt.Sprintf(", %d queued, %d waiting", st.Counts[quarry.Queued], st.Counts[quarry.Waiting])
 	}
@@ -222,7 +226,6 @@ func (f *Farm) look(c *Call, w io.Writer, height int, draw bool, every time.Dura
 		fmt.Fprintln(w, pauseText(p, c.Term.Color))
 	}
 	if len(builds) == 0 {
-		fmt.Fprintln(w, "\nNothing is being built.")
 		return nil
 	}
 	fmt.Fprintln(w)
@@ -267,7 +270,7 @@ type topTable struct {
 
 var (
 	topHead  = []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STEP", "SINCE", "CPU", "", "MEMORY", "OF", "READ/S", "WRITE/S", "PROCS", "DISK"}
-	topRight = 7 // numbers begin here
+	topRight = 6 // numbers begin here
 	// What to leave out first.
 	topSpare = []string{"", "OF", "CHANNEL", "DISK", "VERSION", "ARCH", "READ/S", "WRITE/S"}
 )
