@@ -83,6 +83,9 @@ func (r record) due(base Base, setup Setup, now time.Time) string {
 type instances struct {
 	maker *semaphore.Weighted // one at a time: each takes the machine's network and disk
 	nudge chan struct{}       // something may be due: Maintain looks
+	// saving is read-locked while an instance is put into podman's storage, and
+	// locked while that is cleared of what nothing names.
+	saving sync.RWMutex
 
 	mu     sync.Mutex // guards the following
 	known  map[env]record

@@ -54,10 +54,11 @@ var toolProgram = sync.OnceValues(func() ([]byte, error) {
 
 // site is what a mirror on this machine would be.
 type site struct {
-	URL string // as a container sees it that may
-	n   atomic.Int64
-	ask chan string // when not nil: gets what is asked for, before it is answered
-	ok  chan bool   // and then one to answer
+	URL  string // as a container sees it that may
+	n    atomic.Int64
+	down atomic.Bool // answers nothing
+	ask  chan string // when not nil: gets what is asked for, before it is answered
+	ok   chan bool   // and then one to answer
 }
 
 func newSite(t testing.TB) *site {
@@ -65,6 +66,9 @@ func newSite(t testing.TB) *site {
 	s := &site{}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.n.Add(1)
+		if s.down.Load() {
+			panic(http.ErrAbortHandler)
+		}
 		if s.ask != nil {
 			select {
 			case s.ask <- r.URL.Path:

@@ -38,6 +38,7 @@ func (s *Store) Maintain(ctx context.Context) error {
 // another one may be.
 func (s *Store) updateDue(ctx context.Context) time.Duration {
 	next := time.Now().Add(maintainEvery)
+	s.tidy(ctx) // what workspaces stood on until lately
 	for _, e := range s.configuredEnvs() {
 		setup := s.channels[e.channel].Setup
 		if setup.Empty() || ctx.Err() != nil {

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -67,7 +65,6 @@ func (s *Store) renew(ctx context.Context, e env, progress func(Progress)) (Inst
 		default:
 			s.log.Info("an instance is made", "environment", e.String(), "digest", r.Digest, "base", r.Base.Digest, "took", time.Since(began))
 			s.dropWarm(e.channel, e.arch)
-			s.prune(context.WithoutCancel(ctx)) // the old one, unless workspaces stand on it
 		}
 		return r.Instance, nil
 	}
@@ -139,11 +136,7 @@ func (s *Store) setUp(ctx context.Context, e env, base Base, emulation string, o
 		return record{}, err
 	}
 	out.step("saving")
-	upper, err := c.upper(ctx)
-	if err != nil {
-		return record{}, err
-	}
-	l := layer{upper: upper, uid: s.opts.UIDBase, gid: s.opts.UIDBase, count: s.opts.UIDCount}
+	l := layer{upper: c.upper, uid: s.opts.UIDBase, gid: s.opts.UIDBase, count: s.opts.UIDCount}
 	sum, err := l.sum()
 	if err != nil {
 		return record{}, err
@@ -157,33 +150,39 @@ func (s *Store) setUp(ctx context.Context, e env, base Base, emulation string, o
 		r.Trouble, r.TroubleAt, r.Fails, r.Tried = "", time.Time{}, 0, ""
 		return r, s.keep(e, r)
 	}
-	draft, err := s.saveLayer(ctx, base, l, sum, e, now)
-	if err != nil {
-		return record{}, err
-	}
 	r := record{Instance: Instance{Channel: e.channel, Arch: e.arch, Base: base, Setup: setup.Digest(), Made: now, Checked: now}, Content: sum.Content}
-	return r, s.swap(ctx, e, draft, &r)
+	draft := s.draftRepo() + ":" + random()
+	err = s.saveLayer(ctx, l, sum, draft, &r)
+	if err == nil {
+		err = s.swap(ctx, e, draft, r)
+	}
+	if err != nil {
+		s.untag(draft)
+	}
+	return r, err
 }
 
-// saveLayer makes the base and a layer into an image, under a draft's name.
-func (s *Store) saveLayer(ctx context.Context, base Base, l layer, sum layerSum, e env, now time.Time) (draft string, err error) {
+// saveLayer makes the record's base and a layer into an image, under a draft's
+// name, and notes it in the record.
+func (s *Store) saveLayer(ctx context.Context, l layer, sum layerSum, draft string, r *record) error {
+	s.inst.saving.RLock()
+	defer s.inst.saving.RUnlock()
 	call, err := s.conn.Context(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
-	img, err := images.GetImage(call, strings.TrimPrefix(base.Image, "sha256:"), nil)
+	base, err := images.GetImage(call, strings.TrimPrefix(r.Base.Image, "sha256:"), nil)
 	if err != nil {
-		return "", fmt.Errorf("base %s cannot be looked up: %w", base.Ref(), s.explain(gone(err)))
+		return fmt.Errorf("base %s cannot be looked up: %w", r.Base.Ref(), s.explain(gone(err)))
 	}
-	if img.RootFS == nil {
-		return "", fmt.Errorf("base %s has no layers: load it again", base.Ref())
+	if base.RootFS == nil {
+		return fmt.Errorf("base %s has no layers: load it again", r.Base.Ref())
 	}
-	over := imageOver{Created: now, Labels: map[string]string{labelArch: e.arch, labelFor: e.String()}}
-	over.Arch, over.Variant = ociArch(e.arch)
-	for _, d := range img.RootFS.Layers {
+	over := imageOver{Created: r.Made, Labels: map[string]string{labelArch: r.Arch, labelFor: env{r.Channel, r.Arch}.String()}}
+	over.Arch, over.Variant = ociArch(r.Arch)
+	for _, d := range base.RootFS.Layers {
 		over.DiffIDs = append(over.DiffIDs, d.String())
 	}
-	draft = s.draftRepo() + ":" + random()
 	pr, pw := io.Pipe()
 	wrote := make(chan error, 1)
 	go func() {
@@ -195,7 +194,7 @@ func (s *Store) saveLayer(ctx context.Context, base Base, l layer, sum layerSum,
 	call, err = s.conn.Context(context.WithoutCancel(ctx))
 	if err != nil {
 		pr.Close()
-		return "", err
+		return err
 	}
 	_, err = images.Load(call, &once{r: pr, done: func() {}})
 	pr.Close()
@@ -203,38 +202,7 @@ func (s *Store) saveLayer(ctx context.Context, base Base, l layer, sum layerSum,
 		err = werr
 	}
 	if err != nil {
-		s.untag(draft)
-		return "", fmt.Errorf("instance cannot be stored: %w", brief(s.explain(gone(err))))
-	}
-	return draft, nil
-}
-
-// untag takes a name away from an image, if it is there.
-func (s *Store) untag(name string) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	call, err := s.conn.Context(ctx)
-	if err != nil {
-		return // the next Sweep does it
-	}
-	repo, tag, _ := strings.Cut(name, ":")
-	if img, err := images.GetImage(call, name, nil); err == nil {
-		images.Untag(call, img.ID, tag, repo, nil)
-		s.prune(ctx)
-	}
-}
-
-// swap makes a draft the instance: from then on builds use it.
-func (s *Store) swap(ctx context.Context, e env, draft string, r *record) error {
-	taken := false
-	defer func() {
-		if !taken {
-			s.untag(draft)
-		}
-	}()
-	call, err := s.conn.Context(ctx)
-	if err != nil {
-		return err
+		return fmt.Errorf("instance cannot be stored: %w", brief(s.explain(gone(err))))
 	}
 	img, err := images.GetImage(call, draft, new(images.GetOptions).WithSize(true))
 	if err != nil {
@@ -248,8 +216,37 @@ func (s *Store) swap(ctx context.Context, e env, draft string, r *record) error 
 	// it must show when it is altered. This also has podman prepare it for
 	// workspaces, where it has to.
 	if err := s.vouch(ctx, r.Image); err != nil {
-		return fmt.Errorf("instance cannot be vouched for: %w", s.explain(err))
+		return fmt.Errorf("instance cannot be vouched for: %w", s.explain(gone(err)))
 	}
+	return nil
+}
+
+// untag takes a name away from an image, if it is there.
+func (s *Store) untag(name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	call, err := s.conn.Context(ctx)
+	if err != nil {
+		return // the next Sweep does it
+	}
+	repo, tag, _ := strings.Cut(name, ":")
+	if img, err := images.GetImage(call, name, nil); err == nil {
+		images.Untag(call, img.ID, tag, repo, nil)
+		s.tidy(ctx)
+	}
+}
+
+// tidy removes images without a name, unless a base is being loaded, which has
+// none yet, and after which that is done in any case.
+func (s *Store) tidy(ctx context.Context) {
+	if s.loading.TryAcquire(1) {
+		defer s.loading.Release(1)
+		s.prune(ctx)
+	}
+}
+
+// swap makes a draft the instance: from then on builds use it.
+func (s *Store) swap(ctx context.Context, e env, draft string, r record) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -257,11 +254,10 @@ func (s *Store) swap(ctx context.Context, e env, draft string, r *record) error 
 	// old one has its name until the new record is on disk, and the new one its
 	// draft's until it has the other: whenever the end comes, the image that
 	// the record tells of is there, and sweepInstances names it.
-	if err := s.keep(e, *r); err != nil {
+	if err := s.keep(e, r); err != nil {
 		return err
 	}
-	taken = true
-	if err := s.name(context.WithoutCancel(ctx), e, img.ID); err != nil {
+	if err := s.name(context.WithoutCancel(ctx), e, r.Image); err != nil {
 		s.log.Warn("an instance keeps the name of its draft until the next start", "environment", e.String(), "error", err)
 		return nil
 	}
@@ -283,11 +279,11 @@ func (s *Store) name(ctx context.Context, e env, image string) error {
 
 // setupContainer is the container in which a setup runs.
 type setupContainer struct {
-	s    *Store
-	gen  int64 // of the service
-	out  *updateLog
-	name string // "" before podman was asked for one
-	over string // its writable folder on the host, once it is known
+	s     *Store
+	gen   int64 // of the service
+	out   *updateLog
+	name  string // "" before podman was asked for one
+	upper string // its writable folder on the host, once it is known
 }
 
 // setupScript runs its arguments one after the other and says which one is
@@ -339,7 +335,25 @@ func (c *setupContainer) create(ctx context.Context, e env, base Base, emulation
 		}
 		return fmt.Errorf("container for the update cannot be made: %w", s.blame(c.gen, err))
 	}
-	return ctx.Err()
+	return c.findUpper(ctx)
+}
+
+// findUpper asks podman where on the host it is what the container writes. To
+// know it from the start helps in removing it from a full disk.
+func (c *setupContainer) findUpper(ctx context.Context) error {
+	call, err := c.s.conn.Context(ctx)
+	if err != nil {
+		return err
+	}
+	data, err := containers.Inspect(call, c.name, new(containers.InspectOptions).WithSize(false))
+	if err != nil {
+		return fmt.Errorf("container for the update cannot be inspected: %w", c.s.blame(c.gen, err))
+	}
+	if data.GraphDriver == nil || data.GraphDriver.Data["UpperDir"] == "" {
+		return errors.New("storage driver vfs keeps no layers, so instances cannot be made with it: put the state folder on ext4, xfs or btrfs, or apt-get install fuse-overlayfs; or leave out the channel's setup")
+	}
+	c.upper = c.s.conn.HostPath(data.GraphDriver.Data["UpperDir"])
+	return nil
 }
 
 // copyIn puts the setup's files into the container.
@@ -462,28 +476,6 @@ func cmpErr(err error) error {
 	return err
 }
 
-// upper is the host folder with what the container wrote.
-func (c *setupContainer) upper(ctx context.Context) (string, error) {
-	call, err := c.s.conn.Context(ctx)
-	if err != nil {
-		return "", err
-	}
-	data, err := containers.Inspect(call, c.name, new(containers.InspectOptions).WithSize(false))
-	if err != nil {
-		return "", fmt.Errorf("container of the update cannot be inspected: %w", c.s.blame(c.gen, err))
-	}
-	if data.State != nil && data.State.Running {
-		return "", errors.New("container of the update still runs")
-	}
-	if data.GraphDriver != nil {
-		if upper := data.GraphDriver.Data["UpperDir"]; upper != "" {
-			c.over = c.s.conn.HostPath(upper)
-			return c.over, nil
-		}
-	}
-	return "", errors.New("storage driver vfs keeps no layers, so instances cannot be made with it: put the state folder on ext4, xfs or btrfs, or apt-get install fuse-overlayfs; or leave out the channel's setup")
-}
-
 // remove ends the container and removes it. It may be called again.
 func (c *setupContainer) remove() {
 	if c.name == "" {
@@ -491,151 +483,9 @@ func (c *setupContainer) remove() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	if err := c.s.removeContainer(ctx, c.name, c.over); err != nil {
+	if err := c.s.removeContainer(ctx, c.name, c.upper); err != nil {
 		c.s.log.Error("the container of an update stays until the next start", "error", err)
 		return
 	}
 	c.name = ""
-}
-
-// shorten makes text one line of at most n bytes.
-func shorten(s string, n int) string {
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > n {
-		s = strings.ToValidUTF8(s[:n], "") + "..."
-	}
-	return s
-}
-
-// updateLog takes the output of an update: into a file, bounded, and line by
-// line to those who watch. Attach writes from one goroutine at a time.
-type updateLog struct {
-	file     *os.File
-	size     int64
-	progress func(Progress)
-	last     tailBuffer
-	rest     []byte
-	mark     string // that begins the line before each command's output
-	lines    []string
-	n        int // of the command that runs, from 1
-	stepName string
-}
-
-// A log has at most logMost bytes; when it would get longer, its first part
-// goes and logKeep bytes stay.
-const (
-	logMost = 2 << 20
-	logKeep = 1 << 20
-	maxLine = 2000 // bytes
-)
-
-func newUpdateLog(path string, progress func(Progress)) (*updateLog, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("log of the update cannot be made: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("log of the update cannot be made: %w", err)
-	}
-	return &updateLog{file: f, progress: progress, stepName: "preparing"}, nil
-}
-
-func (u *updateLog) Write(p []byte) (int, error) {
-	for _, b := range p {
-		// A carriage return ends a line too: progress bars use it.
-		if b != '\n' && b != '\r' {
-			if len(u.rest) < maxLine {
-				u.rest = append(u.rest, b)
-			}
-			continue
-		}
-		u.flush()
-	}
-	return len(p), nil
-}
-
-// flush takes what there is of a line for the whole of it.
-func (u *updateLog) flush() {
-	line := string(u.rest)
-	u.rest = u.rest[:0]
-	var n int
-	if rest, ok := strings.CutPrefix(line, u.mark+" "); ok && u.mark != "" {
-		if _, err := fmt.Sscan(rest, &n); err == nil && n == u.n+1 && n <= len(u.lines) {
-			u.n = n
-			u.last.reset()
-			u.step(fmt.Sprintf("command %d of %d", n, len(u.lines)))
-			u.emit("$ " + shorten(u.lines[n-1], maxLine))
-			return
-		}
-	}
-	if clean := plain(line); clean != "" {
-		u.last.Write([]byte(clean + "\n"))
-		u.emit(clean)
-	}
-}
-
-// plain takes out what could steer a terminal.
-func plain(s string) string {
-	return strings.TrimRight(strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t':
-			return ' '
-		case r < 0x20, r >= 0x7f && r < 0xa0:
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?")), " ")
-}
-
-func (u *updateLog) step(name string) {
-	u.stepName = name
-	u.progress(Progress{Step: name})
-}
-
-// note says something of the farm's own.
-func (u *updateLog) note(text string) { u.emit("== " + text) }
-
-func (u *updateLog) emit(line string) {
-	u.progress(Progress{Step: u.stepName, Line: line})
-	// A log that cannot be written, as on a full disk, is no reason to fail.
-	n, _ := u.file.WriteString(line + "\n")
-	if u.size += int64(n); u.size > logMost {
-		u.cut()
-	}
-}
-
-// cut drops the beginning of the file.
-func (u *updateLog) cut() {
-	keep := make([]byte, logKeep)
-	n, _ := u.file.ReadAt(keep, u.size-logKeep)
-	keep = keep[:n]
-	if i := bytes.IndexByte(keep, '\n'); i >= 0 {
-		keep = keep[i+1:]
-	}
-	u.file.Truncate(0)
-	u.file.Seek(0, io.SeekStart)
-	head := fmt.Sprintf("== %d bytes are left out here\n", u.size-int64(len(keep)))
-	m, _ := u.file.Write(append([]byte(head), keep...))
-	u.size = int64(m)
-}
-
-// line is the command that runs.
-func (u *updateLog) line() string {
-	if u.n == 0 {
-		return ""
-	}
-	return u.lines[u.n-1]
-}
-
-func (t *tailBuffer) reset() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = nil
-}
-
-func (u *updateLog) tail() string { return u.last.String() }
-
-func (u *updateLog) Close() error {
-	u.flush()
-	return u.file.Close()
 }
