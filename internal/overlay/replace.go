@@ -15,7 +15,9 @@ import (
 // of no use any more. Any other error of [Replace] means that nothing changed.
 type BrokenError struct{ Err error }
 
-func (e *BrokenError) Error() string { return "the container's root was replaced only half: " + e.Err.Error() }
+func (e *BrokenError) Error() string {
+	return "the container's root was replaced only half: " + e.Err.Error()
+}
 func (e *BrokenError) Unwrap() error { return e.Err }
 
 // Replace makes a mount that [New] made the root of every process whose root is
@@ -155,6 +157,10 @@ func Mounts(pid int) ([]Mount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the container's mounts cannot be read: %w", err)
 	}
+	return parseMounts(data)
+}
+
+func parseMounts(data []byte) ([]Mount, error) {
 	var all []Mount
 	for line := range bytes.Lines(data) {
 		f := strings.Fields(string(line))
