@@ -2,10 +2,28 @@
 // through podman.
 //
 // A base is a clean, installed system for one arch: an OCI image that never
-// changes ([Store.Load], [Store.Bootstrap]). A workspace is a container over a
-// base, made for one build and thrown away after it ([Store.Workspace],
-// [Workspace.Close]). A warm pool will sit between the two one day; builds
-// already ask for a workspace and give it back, so they will not notice.
+// changes ([Store.Load], [Store.Bootstrap]). An instance is a base brought up
+// to date for a channel ([Store.Update]). A workspace is a container over an
+// instance, made for one build and thrown away after it ([Store.Workspace],
+// [Workspace.Close]).
+//
+// # Workspaces that are ready
+//
+// While [Store.Maintain] runs, clean workspaces are kept ready for each channel
+// and arch (an environment): containers that were started, whose guest has
+// connected and waits. Taking one asks nothing of podman. Its limits are
+// changed where the kernel keeps them, control groups and prlimit(2), and one
+// whose guest is dead is thrown away. What a container cannot become any more,
+// such as one with network, is made when it is asked for, as is one for which
+// none is ready or under way. None ever comes back after its build.
+//
+// How many are kept follows demand, within [PoolOptions].Max over all
+// environments: builds that wait ([Store.Expect]), one that was used of late,
+// and one more for each build that lately found none. They are made one at a
+// time while nobody waits for them, so that builds have the machine. With
+// little memory or disk left none are kept, until there is a quarter more than
+// the least; after a failure an environment rests, longer each time, for half a
+// minute at most. [Store.Environments] tells what is ready, and why not.
 //
 // # What a build can reach
 //

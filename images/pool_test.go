@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/testbase"
@@ -317,7 +319,7 @@ func TestPoolDeaths(t *testing.T) {
 	f := pooled(t, testbase.Podman(t), images.Options{Pool: images.PoolOptions{Max: 2}})
 	name := "testing/" + testbase.Arch
 	f.store.Expect("testing", testbase.Arch, 2)
-	alive := func() {
+	alive := func(t *testing.T) {
 		t.Helper()
 		w := f.workspace(t, images.Limits{})
 		if got := sh(t, w, "echo lives"); got != "lives" {
@@ -327,56 +329,61 @@ func TestPoolDeaths(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// kill returns when the process is dead.
-	kill := func(pid int) {
+	// kill returns when the whole process is dead, each thread of it.
+	kill := func(t *testing.T, pid int) {
 		t.Helper()
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			if err != nil || strings.Contains(string(stat), ") Z ") || strings.Contains(string(stat), ") X ") {
+		defer unix.Close(fd)
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(time.Minute); ; {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000)
+			if n == 1 {
 				return
 			}
-			if time.Now().After(deadline) {
-				t.Fatalf("process %d does not die: %s", pid, stat)
+			if err != nil && !errors.Is(err, unix.EINTR) || time.Now().After(deadline) {
+				t.Fatalf("process %d does not die: %v", pid, err)
 			}
 		}
 	}
 	t.Run("taken at once", func(t *testing.T) {
 		f.ready(t, 2)
 		for _, pid := range images.Ready(f.store)[name] {
-			kill(pid)
+			kill(t, pid)
 		}
-		alive()
+		alive(t)
 	})
 	t.Run("one of two", func(t *testing.T) {
 		f.ready(t, 2)
-		kill(images.Ready(f.store)[name][0])
-		alive()
+		kill(t, images.Ready(f.store)[name][0])
+		alive(t)
 	})
 	t.Run("replaced", func(t *testing.T) {
 		f.ready(t, 2)
 		was := images.Ready(f.store)[name]
 		for _, pid := range was {
-			kill(pid)
+			kill(t, pid)
 		}
 		f.has(t, "two others", func(e images.Environment) bool {
 			now := images.Ready(f.store)[name]
 			return len(now) == 2 && now[0] != was[0] && now[1] != was[0] && now[0] != was[1] && now[1] != was[1]
 		})
-		alive()
+		alive(t)
 	})
 	t.Run("service", func(t *testing.T) {
 		f.ready(t, 2)
 		was := images.Ready(f.store)[name]
-		kill(f.conn.PID())
-		alive()
+		kill(t, f.conn.PID())
+		alive(t)
 		f.has(t, "two others", func(e images.Environment) bool {
 			now := images.Ready(f.store)[name]
 			return e.Paused == "" && len(now) == 2 && now[0] != was[0] && now[1] != was[1]
 		})
-		alive()
+		alive(t)
 	})
 	t.Run("removed by hand", func(t *testing.T) {
 		f.ready(t, 2)
@@ -384,7 +391,7 @@ func TestPoolDeaths(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.ready(t, 2)
-		alive()
+		alive(t)
 	})
 	if err := f.store.Stop(t.Context(), "testing"); err != nil {
 		t.Fatal(err)

@@ -353,6 +353,71 @@ func BenchmarkSustained(b *testing.B) {
 
 const perRound = 24
 
+// BenchmarkReady keeps 16 workspaces ready whose guest is Quarry itself, as a
+// daemon does, and tells what one of them takes: memory of guest, kernel and
+// monitor, what the podman service grows by, and disk; and how long it takes to
+// make one when nothing else is done, and to drop all of them.
+func BenchmarkReady(b *testing.B) {
+	const n = 16
+	for b.Loop() {
+		conn := testbase.Podman(b)
+		store, err := images.New(conn, images.Options{
+			WorkDir: filepath.Join(b.TempDir(), "work"), Guest: testbase.Guest(b, "github.com/Morphux/quarry/cmd/quarry"),
+			Channels: []images.Channel{{Name: "testing", Archs: []string{testbase.Arch}}},
+			Pool:     images.PoolOptions{Max: n, MinMemory: 1, MinDisk: 1},
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		f := &farm{conn, store}
+		f.pool(b)
+		f.full(b)
+		before := serviceMemory(b, conn.PID())
+		began := time.Now()
+		store.Expect("testing", testbase.Arch, n)
+		f.full(b)
+		b.ReportMetric(float64(time.Since(began).Milliseconds())/(n-1), "ms-to-make")
+		e := store.Environments(b.Context())[0]
+		b.ReportMetric(float64(e.Memory)/n/1024, "KiB-memory")
+		b.ReportMetric(float64(serviceMemory(b, conn.PID())-before)/(n-1)/1024, "KiB-of-podman")
+		b.ReportMetric(float64(e.Disk)/n/1024, "KiB-disk")
+		began = time.Now()
+		if err := store.Close(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(time.Since(began).Milliseconds()), "ms-to-drop-all")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// serviceMemory is the proportional memory of a podman service itself, in
+// bytes: of the child of its first process that serves.
+func serviceMemory(b *testing.B, pid int) (total int64) {
+	b.Helper()
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, child := range strings.Fields(string(children)) {
+		cmd, _ := os.ReadFile("/proc/" + child + "/cmdline")
+		if !bytes.Contains(cmd, []byte("\x00system\x00service\x00")) {
+			continue
+		}
+		data, err := os.ReadFile("/proc/" + child + "/smaps_rollup")
+		if err != nil {
+			b.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			var kb int64
+			if _, err := fmt.Sscanf(line, "Pss: %d kB", &kb); err == nil {
+				return kb << 10
+			}
+		}
+	}
+	b.Fatalf("no process of %d serves: %s", pid, children)
+	return 0
+}
+
 func median(list []time.Duration) float64 {
 	slices.Sort(list)
 	return float64(list[len(list)/2].Microseconds()) / 1000
@@ -362,9 +427,11 @@ func median(list []time.Duration) float64 {
 func (f *farm) full(b *testing.B) {
 	b.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		if e := f.store.Environments(b.Context())[0]; e.Warm > 0 && e.Warm == e.Target && e.Making == 0 {
+		e := f.store.Environments(b.Context())[0]
+		if e.Warm > 0 && e.Warm == e.Target && e.Making == 0 {
 			return
-		} else if time.Now().After(deadline) {
+		}
+		if time.Now().After(deadline) {
 			b.Fatalf("the pool does not fill: %+v", e)
 		}
 	}
