@@ -156,9 +156,10 @@ func (w *file) add(p []byte) bool {
 	}
 	w.err = err
 	if n > 0 { // else what follows could not be read
-		if err := w.f.Truncate(w.size); err == nil {
+		if err = w.f.Truncate(w.size); err == nil {
 			_, err = w.f.Seek(w.size, io.SeekStart)
-		} else {
+		}
+		if err != nil {
 			w.close()
 		}
 	}
