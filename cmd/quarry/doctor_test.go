@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,8 +49,11 @@ func tinyBase(t *testing.T, arch string) (path string) {
 func TestDoctorTroubles(t *testing.T) {
 	arch := config.HostArch()
 	s := newServer(t, t.TempDir())
-	s.image = t.TempDir() // no base from elsewhere
-	s.writeConfig(t, "")
+	// No base from elsewhere.
+	text := fmt.Sprintf("state = \"state\"\n[ssh]\nlisten = \"127.0.0.1:%d\"\n[channel.testing]\narchs = [%q]\n", s.port, arch)
+	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	s.quarry(t, "images", "load", arch, tinyBase(t, arch))
 	systems := []string{"-c", s.config, "doctor", "systems", "base " + arch, "instance testing/" + arch}
 	if out := s.must(t, s.bin, systems...); !strings.Contains(out, "ok  systems") {

@@ -65,7 +65,7 @@ func describe(how string) string {
 	case images.Compat:
 		return "compat: this processor runs it beside its own"
 	}
-	return "emulated, through binfmt_misc: some ten times slower"
+	return "emulated, through binfmt_misc: ten to twenty times slower"
 }
 
 // static reports whether a program runs without anything else, as it must
