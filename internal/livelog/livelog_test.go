@@ -401,3 +401,19 @@ func TestRaces(t *testing.T) {
 		}
 	}
 }
+
+func TestHas(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	if s.Has(1) {
+		t.Error("there is no log yet")
+	}
+	l := create(t, s, 1, 1)
+	if !s.Has(1) {
+		t.Error("it is being written")
+	}
+	fmt.Fprintln(l, "x")
+	closeLog(t, l)
+	if !s.Has(1) || s.Has(2) {
+		t.Error("it is kept")
+	}
+}
