@@ -103,7 +103,7 @@ func (s *Store) Stop(ctx context.Context, name string) error {
 	if err := s.pool.set(envs, func(d *demand) { d.started, d.stopped = false, true }); err != nil {
 		return err
 	}
-	s.pool.clear(func(e env) bool { return slices.Contains(envs, e) }, true)
+	s.pool.clear(ctx, func(e env) bool { return slices.Contains(envs, e) }, true)
 	return ctx.Err()
 }
 
@@ -127,7 +127,9 @@ func (s *Store) Expect(channel, arch string, n int) {
 // dropWarm drops the workspaces that are ready for a channel and arch ("" for
 // all of them), because what they were made from is replaced. Those under way
 // are not used either. Call it after the replacement.
-func (s *Store) dropWarm(channel, arch string) { s.pool.clear(matching(channel, arch), false) }
+func (s *Store) dropWarm(channel, arch string) {
+	s.pool.clear(context.Background(), matching(channel, arch), false)
+}
 
 // holdWarm drops the workspaces that are ready or under way for a channel and
 // arch ("" for all of them), and has none made until release is called. why is
@@ -145,7 +147,7 @@ func (s *Store) holdWarm(channel, arch, why string) (release func()) {
 		}
 	}
 	p.mu.Unlock()
-	p.clear(which, true)
+	p.clear(context.Background(), which, true)
 	return func() {
 		p.mu.Lock()
 		for _, sh := range held {

@@ -136,7 +136,9 @@ func (p *pool) take(ctx context.Context, e env, inst Instance, name string, l Li
 		p.discard(w)
 		p.mu.Lock()
 	}
-	sh.miss(time.Now(), p.opts.Max)
+	if !sh.stopped {
+		sh.miss(time.Now(), p.opts.Max)
+	}
 	if !p.running || len(sh.making) <= len(sh.waiting) {
 		p.mu.Unlock()
 		return nil
@@ -201,7 +203,7 @@ func (p *pool) run(ctx context.Context) {
 	p.mu.Lock()
 	p.running = true
 	p.mu.Unlock()
-	defer p.shut()
+	defer p.shut(context.Background())
 	tick := time.NewTicker(poolEvery)
 	defer tick.Stop()
 	p.look()
@@ -217,12 +219,13 @@ func (p *pool) run(ctx context.Context) {
 	}
 }
 
-// shut ends what is under way and drops what is ready.
-func (p *pool) shut() {
+// shut ends what is under way and drops what is ready. It waits for the first
+// until ctx ends.
+func (p *pool) shut(ctx context.Context) {
 	p.mu.Lock()
 	p.running = false
 	p.mu.Unlock()
-	p.clear(func(env) bool { return true }, true)
+	p.clear(ctx, matching("", ""), true)
 }
 
 // look sees whether memory and disk suffice, and buries the dead.
@@ -376,8 +379,8 @@ func (p *pool) prepare(ctx context.Context, sh *shelf) (*Workspace, int, error) 
 
 // clear drops what is ready of the environments, and has what is under way
 // dropped when it is done; with cancel it is broken off, and has ended when
-// clear returns.
-func (p *pool) clear(which func(env) bool, cancel bool) {
+// clear returns, unless ctx ended before.
+func (p *pool) clear(ctx context.Context, which func(env) bool, cancel bool) {
 	p.mu.Lock()
 	var ends []*effort
 	for _, sh := range p.envs {
@@ -399,10 +402,14 @@ func (p *pool) clear(which func(env) bool, cancel bool) {
 	}
 	p.changed()
 	p.mu.Unlock()
-	for _, ef := range ends {
-		<-ef.done
-	}
 	p.nudge()
+	for _, ef := range ends {
+		select {
+		case <-ef.done:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // count tells how many workspaces of an environment are ready or under way.

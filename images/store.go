@@ -335,7 +335,7 @@ func (s *Store) Drain(ctx context.Context) error {
 // included, all at once, and waits for their removal.
 func (s *Store) Close(ctx context.Context) error {
 	s.inst.close()
-	s.pool.shut()
+	s.pool.shut(ctx)
 	s.mu.Lock()
 	errs := make(chan error, len(s.open))
 	n := len(s.open)

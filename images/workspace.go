@@ -134,7 +134,9 @@ func (s *Store) create(ctx context.Context, w *Workspace, network bool) (err err
 			if cause := context.Cause(ctx); cause != nil && ctx.Err() == context.DeadlineExceeded {
 				err = fmt.Errorf("%w (%w)", cause, err)
 			}
-			w.Close(context.WithoutCancel(ctx))
+			clean, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+			defer stop()
+			w.Close(clean)
 		}
 	}()
 	s.mu.Lock()
