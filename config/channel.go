@@ -122,7 +122,7 @@ func (s *Setup) check(bad func(err error, key ...string) error) error {
 	for _, inside := range slices.Sorted(maps.Keys(s.Files)) {
 		switch {
 		case !path.IsAbs(inside), path.Clean(inside) != inside, inside == "/", strings.ContainsFunc(inside, func(r rune) bool { return r < ' ' || r == 0x7f }):
-			return bad(fmt.Errorf("%q is no path of a file inside: write it as /etc/apt/sources.list, without . and ..", inside), "files", inside)
+			return bad(fmt.Errorf("%q is no path of a file inside: write it as /etc/apt/sources.list, with no . or .. in it", inside), "files", inside)
 		case s.Files[inside] == "":
 			return bad(errors.New("no file is named: name one, relative to the configuration"), "files", inside)
 		}

@@ -192,7 +192,9 @@ func TestLifeOfABuild(t *testing.T) {
 		t.Errorf("exit %d: %+v, %v", code, b, err)
 	}
 	out, errOut, code = call(t, table, admin, Terminal{}, "rebuild", "zlib-1.3-p1")
-	if code != ExitOK || !strings.Contains(out, "build 2") {
+	// Its number is not told beforehand: a farm without records plans builds again
+	// by itself.
+	if code != ExitOK || !strings.Contains(out, ": zlib 1.3-p1 for x86_64 on testing, ") {
 		t.Errorf("rebuild: exit %d: %q %q", code, out, errOut)
 	}
 }
@@ -275,7 +277,7 @@ func TestSocket(t *testing.T) {
 		t.Errorf("exit %d, %v: %q %q", code, err, out.String(), errOut.String())
 	}
 	out.Reset()
-	if code, err = client.Call(ctx, []string{"pushed", "zlib"}, Terminal{}, &out, &errOut); err != nil || code != ExitOK || !strings.HasPrefix(out.String(), "[") {
+	if code, err = client.Call(ctx, []string{"pushed", "zlib"}, Terminal{}, &out, &errOut); err != nil || code != ExitOK || !strings.HasPrefix(out.String(), `{"builds":[`) {
 		t.Errorf("pushed: exit %d, %v, %q", code, err, out.String())
 	}
 

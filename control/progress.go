@@ -66,7 +66,7 @@ func (p *progress) show(now images.Progress) {
 		return
 	}
 	if p.line != "" {
-		p.bar.Describe(now.Step + ": " + shorten(p.line, 40))
+		p.bar.Describe(shorten(now.Step+": "+p.line, minBar-18)) // the rest is the time, and what turns
 	}
 	p.bar.Add(1)
 }

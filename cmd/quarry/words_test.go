@@ -13,11 +13,18 @@ import (
 func TestWrongWords(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, tt := range []struct{ words, says string }{
-		{"statu", `command "statu" is unknown: did you mean status? see quarry --help`},
+		{"statuss", `command "statuss" is unknown: did you mean status? see quarry --help`},
 		{"nonsense", `command "nonsense" is unknown: see quarry --help`},
 		{"db serch x", `command "db serch" is unknown: did you mean search? see quarry db --help`},
 		{"--state x images foo", `command "images foo" is unknown: see quarry images --help`},
-		{"build", "build takes DIR: see quarry build --help"},
+		{"images load x", "images load takes REF FILE: see quarry images load --help"},
+		{"images clean", "images clean takes all|base REF|NAME: see quarry images clean --help"},
+		{"sanitize a b c", "sanitize takes [ARCH] [CHANNEL]: see quarry sanitize --help"},
+		{"start", "start takes NAME: see quarry start --help"},
+		{"cleanup", "cleanup takes all|baseos|NAME: see quarry cleanup --help"},
+		{"load-baseos a b", "load-baseos takes [FILE]: see quarry load-baseos --help"},
+		{"build x stable --channel testing", "build is told two channels, stable and testing: leave one out"},
+		{"build", "build takes DIR [CHANNEL]: see quarry build --help"},
 		{"key remove a b", "key remove takes NAME: see quarry key remove --help"},
 		{"serve now", "serve takes no arguments: see quarry serve --help"},
 		{"status --bogus", "unknown flag: --bogus: see quarry status --help"},
@@ -29,7 +36,7 @@ func TestWrongWords(t *testing.T) {
 			t.Errorf("%s: exit %d, says %q and %q; want exit %d and %q", tt.words, code, out.String(), got, control.ExitUsage, tt.says)
 		}
 	}
-	for _, words := range []string{"db", "help db", "db --help", "db show --help", "--version", "completion bash"} {
+	for _, words := range []string{"db", "help db", "db --help", "db show --help", "--version", "completion bash", "images", "images load --help", "update-baseos --help"} {
 		var out, errOut bytes.Buffer
 		if code := run(t.Context(), strings.Fields(words), strings.NewReader(""), &out, &errOut); code != control.ExitOK || out.Len() == 0 {
 			t.Errorf("%s: exit %d, %q", words, code, errOut.String())
