@@ -77,8 +77,8 @@ func TestInput(t *testing.T) {
 		t.Errorf("input that nobody reads: exit %d, %v", code, err)
 	}
 	// A client that cannot read on, one that dies, and one that talks nonsense.
-	if _, _, err := ask(io.MultiReader(bytes.NewReader(big), iotest.ErrReader(errors.New("disk broke"))), "take"); err == nil {
-		t.Error("input that broke off is no error for its client")
+	if _, _, err := ask(io.MultiReader(bytes.NewReader(big), iotest.ErrReader(errors.New("disk broke"))), "take"); err == nil || !strings.Contains(err.Error(), "standard input cannot be read: disk broke") {
+		t.Errorf("input that broke off ends for its client with %v", err)
 	}
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("input that broke off ends with %v", err)

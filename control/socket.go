@@ -252,8 +252,14 @@ func (cl Client) Call(ctx context.Context, args []string, term Terminal, out, er
 	if err := json.NewEncoder(c).Encode(request{Args: args, Term: term, Input: cl.In != nil}); err != nil {
 		return ExitUnreachable, &Error{ExitUnreachable, fmt.Errorf("socket %s: %w", cl.Socket, err)}
 	}
+	sent := make(chan error, 1) // why the connection was closed from this end
 	if cl.In != nil {
-		go send(c, cl.In)
+		go func() {
+			if err := send(c, cl.In); err != nil {
+				sent <- fmt.Errorf("standard input cannot be read: %w", err)
+				c.Close()
+			}
+		}()
 	}
 	dec := json.NewDecoder(c)
 	for {
@@ -261,6 +267,11 @@ func (cl Client) Call(ctx context.Context, args []string, term Terminal, out, er
 		if err := dec.Decode(&r); err != nil {
 			if ctx.Err() != nil {
 				return ExitError, context.Cause(ctx)
+			}
+			select {
+			case err := <-sent:
+				return ExitError, err
+			default:
 			}
 			return ExitUnreachable, &Error{ExitUnreachable, errors.New("the daemon went away before it had answered: ask again when it is back")}
 		}
@@ -280,23 +291,22 @@ func (cl Client) Call(ctx context.Context, args []string, term Terminal, out, er
 	}
 }
 
-// send sends standard input on. When it cannot be read to its end, the
-// connection is closed, which the other end takes for being cut off.
-func send(c net.Conn, in io.Reader) {
+// send sends standard input on. It is an error that it cannot be read to its
+// end; that the verb has ended before is none.
+func send(c net.Conn, in io.Reader) error {
 	enc := json.NewEncoder(c)
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := in.Read(buf)
 		if n > 0 && enc.Encode(input{In: buf[:n]}) != nil {
-			return
+			return nil
 		}
 		if err == io.EOF {
 			enc.Encode(input{End: true})
-			return
+			return nil
 		}
 		if err != nil {
-			c.Close()
-			return
+			return err
 		}
 	}
 }
