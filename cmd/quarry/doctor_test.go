@@ -1,7 +1,6 @@
 package main
 
 import (
-	"archive/tar"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,38 +10,8 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry/config"
-	"github.com/Morphux/quarry/internal/podman/tinyelf"
+	"github.com/Morphux/quarry/internal/testbase"
 )
-
-// tinyBase is the tarball of a system with one program, whose only talent is to
-// end well.
-func tinyBase(t *testing.T, arch string) (path string) {
-	t.Helper()
-	m, _ := tinyelf.Of(arch)
-	prog, ok := m.Program()
-	if !ok {
-		t.Fatalf("no program for %s: add it to tinyelf", arch)
-	}
-	path = filepath.Join(t.TempDir(), "tiny.tar")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := tar.NewWriter(f)
-	if err := w.WriteHeader(&tar.Header{Name: "bin/sh", Mode: 0o755, Size: int64(len(prog))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(prog); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
 
 // Doctor shows what is wrong with bases and instances, beside a daemon and
 // without one.
@@ -54,7 +23,7 @@ func TestDoctorTroubles(t *testing.T) {
 	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s.quarry(t, "images", "load", arch, tinyBase(t, arch))
+	s.quarry(t, "images", "load", arch, testbase.Tiny(t, arch))
 	systems := []string{"-c", s.config, "doctor", "systems", "base " + arch, "instance testing/" + arch}
 	if out := s.must(t, s.bin, systems...); !strings.Contains(out, "ok  systems") {
 		t.Errorf("a farm that is well:\n%s", out)

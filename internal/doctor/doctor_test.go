@@ -91,7 +91,7 @@ func TestBesideDaemon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Load(t.Context(), testbase.Arch, testbase.Tarball(t), nil); err != nil {
+	if _, err := s.Load(t.Context(), testbase.Arch, testbase.Tiny(t, testbase.Arch), nil); err != nil {
 		t.Fatal(err)
 	}
 	b, err := s.Base(t.Context(), testbase.Arch)
