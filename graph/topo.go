@@ -342,3 +342,7 @@ func (g *Graph) around(t *topo, start Node, knot int32) []Node {
 	}
 	return []Node{start} // not reached: a knot leads back to all of its nodes
 }
+
+// WaitsFor gives the nodes that a node has to wait for, each once: what it needs,
+// but for the edges that are cut where it is declared as bootstrap.
+func (g *Graph) WaitsFor(n Node) []Node { return unique(g.waitsFor(g.topology(), nil, n)) }

@@ -1,0 +1,196 @@
+package graph_test
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/graph"
+	"github.com/Morphux/quarry/graph/graphtest"
+)
+
+var sizes = []int{1_000, 10_000, 60_000}
+
+func generated(n int) ([]quarry.Release, graph.Options) {
+	return graphtest.Generate(graphtest.Options{Packages: n, Seed: 1}).Releases, graph.Options{Archs: graphtest.Archs}
+}
+
+// growth runs f at all sizes and reports the exponent of its time between the
+// smallest and the largest.
+func growth(b *testing.B, f func(b *testing.B, n int)) {
+	var per []float64
+	for _, n := range sizes {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			f(b, n)
+			per = append(per[:min(len(per), index(n))], b.Elapsed().Seconds()/float64(b.N))
+			if i := index(n); i > 0 && len(per) > i {
+				b.ReportMetric(math.Log(per[i]/per[0])/math.Log(float64(n)/float64(sizes[0])), "exponent")
+			}
+		})
+	}
+}
+
+func index(n int) int {
+	for i, s := range sizes {
+		if s == n {
+			return i
+		}
+	}
+	return 0
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func BenchmarkNew(b *testing.B) {
+	growth(b, func(b *testing.B, n int) {
+		releases, o := generated(n)
+		before := heap()
+		g := graph.New(releases, o)
+		bytes := float64(heap()) - float64(before)
+		nodes := g.Len()
+		runtime.KeepAlive(g)
+		b.ResetTimer()
+		for b.Loop() {
+			graph.New(releases, o)
+		}
+		b.ReportMetric(bytes/float64(nodes), "B/node")
+		b.ReportMetric(float64(nodes), "nodes")
+	})
+}
+
+// One package gets another commit: of the core, which thousands need, and of a
+// new version, which all of them come to.
+func BenchmarkWith(b *testing.B) {
+	for _, kind := range []string{"commit", "version"} {
+		b.Run(kind, func(b *testing.B) {
+			growth(b, func(b *testing.B, n int) {
+				releases, o := generated(n)
+				g := graph.New(releases, o)
+				r := releases[mostNeeded(g, releases)]
+				list := []quarry.Release{r}
+				b.ResetTimer()
+				for i := 0; b.Loop(); i++ {
+					list[0].Commit = fmt.Sprintf("%040d", i)
+					if kind == "version" {
+						list[0].Version = fmt.Sprintf("%s.%d", r.Version, i)
+					}
+					g = g.With(r.Package, list)
+				}
+			})
+		})
+	}
+}
+
+func mostNeeded(g *graph.Graph, releases []quarry.Release) int {
+	best, most := 0, -1
+	for i := range releases {
+		if k := len(g.Dependents(g.Of(releases[i].Package)[0])); k > most {
+			best, most = i, k
+		}
+	}
+	return best
+}
+
+// What a push to the middle of a distribution causes, everything included: the
+// next graph, its order, its cycles, what is rebuilt and how long that takes.
+func BenchmarkImpact(b *testing.B) {
+	growth(b, func(b *testing.B, n int) {
+		releases, o := generated(n)
+		g := graph.New(releases, o)
+		g.Cycles()
+		r := releases[mostNeeded(g, releases)]
+		b.ResetTimer()
+		var im *graph.Impact
+		for i := 0; b.Loop(); i++ {
+			r.Commit = fmt.Sprintf("%040d", i)
+			next := g.With(r.Package, []quarry.Release{r})
+			im = graph.Compare(g, next, func(graph.Node) time.Duration { return time.Minute })
+		}
+		b.ReportMetric(float64(len(im.Builds)+len(im.Rebuilds)), "rebuilds")
+	})
+}
+
+func BenchmarkPaths(b *testing.B) {
+	growth(b, func(b *testing.B, n int) {
+		g := graph.New(generated(n))
+		g.Order()
+		for b.Loop() {
+			g.Paths(func(graph.Node) time.Duration { return time.Minute })
+		}
+	})
+}
+
+func BenchmarkOrder(b *testing.B) {
+	growth(b, func(b *testing.B, n int) {
+		releases, o := generated(n)
+		g := graph.New(releases, o)
+		for b.Loop() {
+			// A push that changes nothing has a graph of its own, without order yet.
+			g.With("", nil).Order()
+		}
+	})
+}
+
+func BenchmarkStatus(b *testing.B) {
+	growth(b, func(b *testing.B, n int) {
+		g := graph.New(generated(n))
+		failed := map[graph.Node]bool{}
+		for i, m := range g.Order() {
+			failed[m] = i%50 == 49
+		}
+		b.ResetTimer()
+		var s *graph.Status
+		for b.Loop() {
+			s = g.Status(graph.StatusOptions{State: func(m graph.Node) graph.State {
+				if failed[m] {
+					return graph.BuildFailed
+				}
+				return graph.Unbuilt
+			}})
+			s.Blockers(20)
+		}
+		b.ReportMetric(float64(s.Count(graph.Blocked)), "blocked")
+	})
+}
+
+// BenchmarkDebian reads a real index of sources: QUARRY_TEST_SOURCES is its path.
+func BenchmarkDebian(b *testing.B) {
+	path := os.Getenv("QUARRY_TEST_SOURCES")
+	if path == "" {
+		path = "/nonexistent"
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		b.Log("set QUARRY_TEST_SOURCES to an unpacked Sources file of Debian's")
+		return
+	}
+	defer f.Close()
+	releases, err := graphtest.ParseSources(f, graphtest.Archs)
+	if err != nil {
+		b.Fatal(err)
+	}
+	o := graph.Options{Archs: graphtest.Archs}
+	var g *graph.Graph
+	for b.Loop() {
+		g = graph.New(releases, o)
+		g.Order()
+	}
+	cycles := g.Cycles()
+	largest := 0
+	for _, c := range cycles {
+		largest = max(largest, c.Size/len(c.Archs))
+	}
+	b.ReportMetric(float64(len(releases)), "packages")
+	b.ReportMetric(float64(g.Len()), "nodes")
+	b.ReportMetric(float64(largest), "knot")
+}
