@@ -83,7 +83,7 @@ func newPipeline(c *config.Config, store *images.Store, log *slog.Logger) (*pipe
 		Libraries: &pipeline.Libraries{Dir: filepath.Join(c.State, "cache", "libraries")},
 		Settings: pipeline.Settings{
 			Name: c.Builder, Version: version, HostArch: config.HostArch(), Jobs: c.Jobs(), Command: c.Build.Command,
-			Limits: limits(c), Step: time.Duration(c.Limits.Step), Silence: time.Duration(c.Limits.Silence), Log: int64(c.Limits.Log),
+			Limits: limits(c), Step: time.Duration(c.Limits.Step), Silence: time.Duration(c.Limits.Silence), Log: int64(c.Limits.Log), Monitor: time.Duration(c.Monitor.Every),
 		},
 	}, nil
 }
