@@ -118,8 +118,8 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		in.OnStep = func(step string) { rec.Step(step); tell(step) }
 	}
 	out.Host = p.host(ws)
-	fmt.Fprintf(log, "==> quarry: build %d, attempt %d: %s at %.12s in base %.19s (%s)\n", in.Build.Number,
-		in.Build.Attempt, in.Build.Target(), in.Build.Commit, ws.Base.Digest, ws.Emulation)
+	fmt.Fprintf(log, "==> quarry: build %d, attempt %d: %s at %.12s in instance %.19s (%s)\n", in.Build.Number,
+		in.Build.Attempt, in.Build.Target(), in.Build.Commit, ws.Instance.Digest, ws.Emulation)
 	base, err := p.Libraries.of(ws)
 	if err != nil {
 		return nil, err
@@ -149,7 +149,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		case err != nil:
 			return nil, err
 		default:
-			out.Facts.SizeBefore = ws.Base.Size
+			out.Facts.SizeBefore = ws.Instance.Size
 			for _, d := range in.Deps {
 				out.Facts.SizeBefore += d.Size
 			}
@@ -218,7 +218,7 @@ func (p *Pipeline) limits(r *recipe.Recipe) images.Limits {
 
 func (p *Pipeline) host(ws *images.Workspace) quarry.HostInfo {
 	return quarry.HostInfo{
-		Builder: p.Settings.Name, Base: ws.Base.Digest, Emulation: ws.Emulation, Kernel: kernel(),
+		Builder: p.Settings.Name, Base: ws.Base.Digest, Instance: ws.Instance.Digest, Emulation: ws.Emulation, Kernel: kernel(),
 		Runtime: ws.Runtime, CPUs: runtime.NumCPU(), Quarry: p.Settings.Version,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,6 +101,9 @@ type stages struct {
 	results  *results.Repo
 	logs     *livelog.Store
 	ssh      string // how people reach us, e.g. ssh://farm:2222
+	// verified is closed when what lies on disk of bases and instances has been
+	// looked at. No build begins before: what is damaged would be blamed on it.
+	verified chan struct{}
 }
 
 func (f *stages) channelArchs(channel string) []string {
@@ -144,7 +148,7 @@ func (r records) provider(pkg, arch string) ([]quarry.DepUsed, error) {
 			return nil, err
 		}
 		if ok && a.Artifact != "" {
-			out = append(out, quarry.DepUsed{Package: a.Package, Version: a.Version, Artifact: a.Artifact})
+			out = append(out, quarry.DepUsed{Package: a.Package, Version: a.Version, Artifact: a.Artifact, ABI: a.ABI})
 		}
 	}
 	return out, nil
@@ -187,6 +191,7 @@ func (r records) dependencies(arch string, direct []quarry.DepUsed) ([]pipeline.
 		if err != nil {
 			return nil, err
 		}
+		d.Direct = slices.ContainsFunc(direct, func(n quarry.DepUsed) bool { return n.Package == d.Package })
 		out = append(out, pipeline.Dependency{DepUsed: d, Files: files, Size: rec.InstalledSize})
 	}
 	return out, nil
@@ -205,6 +210,11 @@ func (r records) record(d quarry.DepUsed, arch string) (*results.Record, error) 
 
 // run is one attempt at a build. The log of all attempts is one log.
 func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUsed, onStep func(string)) (_ *quarry.Outcome, err error) {
+	select {
+	case <-f.verified:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	if err := f.probe(ctx); err != nil {
 		return nil, err
 	}
@@ -328,7 +338,7 @@ func (f *stages) classify(err error) error {
 	switch {
 	case errors.Is(err, podman.ErrGone):
 		return &queue.FarmError{Err: err}
-	case errors.As(err, new(*images.NoBaseError)), errors.As(err, new(*images.NoEmulationError)):
+	case errors.As(err, new(*images.NoBaseError)), errors.As(err, new(*images.NoInstanceError)), errors.As(err, new(*images.NoEmulationError)):
 		return &queue.EnvironmentError{Err: err}
 	}
 	return err
@@ -366,8 +376,41 @@ func (f *stages) probeEnvironment(ctx context.Context, env quarry.Environment) e
 	if _, err := images.Emulation(arch); err != nil {
 		return err
 	}
-	_, err := f.images.Base(ctx, arch)
+	_, err := f.images.Instance(ctx, env.Channel, arch)
 	return err
+}
+
+// maintain looks after what builds stand on, until ctx ends.
+func (f *stages) maintain(ctx context.Context) error {
+	if _, err := f.images.VerifyAtStart(ctx); err != nil && ctx.Err() == nil {
+		// What is damaged has been taken out of use, so builds may begin: those
+		// that have nothing to stand on wait, and say so.
+		f.log.Error("not all bases and instances can be vouched for: load what is damaged again, or run quarry sanitize", "err", err)
+	}
+	close(f.verified)
+	return f.images.Maintain(ctx)
+}
+
+// expect tells the pool of workspaces how many builds wait in each environment,
+// until ctx ends.
+func (f *stages) expect(ctx context.Context, q *queue.Queue) {
+	told := map[quarry.Environment]bool{}
+	for range q.Subscribe(ctx) {
+		wait := map[quarry.Environment]int{}
+		for _, e := range q.Status().Envs {
+			wait[quarry.Environment{Channel: e.Channel, Arch: machine(e.Arch)}] += e.Queued
+		}
+		for e := range told {
+			if _, ok := wait[e]; !ok {
+				f.images.Expect(e.Channel, e.Arch, 0)
+				delete(told, e)
+			}
+		}
+		for e, n := range wait {
+			f.images.Expect(e.Channel, e.Arch, n)
+			told[e] = true
+		}
+	}
 }
 
 func (f *stages) record(ctx context.Context, o *quarry.Outcome) (string, error) {
