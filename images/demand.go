@@ -133,9 +133,9 @@ func (s *Store) shortage(o PoolOptions, was shortage) shortage {
 	if mem, ok := memAvailable(); ok && mem < more(o.MinMemory) {
 		return shortage(fmt.Sprintf("memory is short: %d MiB are available and %d wanted (pool.min_memory)", mem>>20, more(o.MinMemory)>>20))
 	}
-	stalled := 10.0
+	stalled := o.MaxStall
 	if was != "" {
-		stalled = 2
+		stalled /= 4
 	}
 	if p, ok := memoryStall(); ok && p > stalled {
 		return shortage(fmt.Sprintf("memory is short: everything stood still for want of it %.0f%% of the last 10 seconds (/proc/pressure/memory)", p))

@@ -20,6 +20,9 @@ type PoolOptions struct {
 	// and the state folder's disk free; with less none are kept. 0: 512 MiB and
 	// 2 GiB.
 	MinMemory, MinDisk int64
+	// MaxStall is the share of the last ten seconds, in percent, for which every
+	// task may have stood still for want of memory; above it none are kept. 0: 10.
+	MaxStall float64
 }
 
 func (o PoolOptions) or() PoolOptions {
@@ -31,6 +34,9 @@ func (o PoolOptions) or() PoolOptions {
 	}
 	if o.MinDisk <= 0 {
 		o.MinDisk = 2 << 30
+	}
+	if o.MaxStall <= 0 {
+		o.MaxStall = 10
 	}
 	return o
 }
@@ -54,6 +60,7 @@ type pool struct {
 	envs    map[env]*shelf
 	running bool
 	making  int      // over all environments
+	aside   int      // being made by builds that found none
 	short   shortage // why nothing is kept; "" when there is enough
 	// turned is closed and made anew whenever a shelf changes, for those who wait.
 	turned chan struct{}
@@ -271,7 +278,7 @@ func (p *pool) turn(ctx context.Context) {
 			sh.warm = slices.Delete(sh.warm, 0, 1)
 		}
 	}
-	for p.running && ctx.Err() == nil && p.making < p.hands() {
+	for p.running && ctx.Err() == nil && p.making+p.aside < p.hands() {
 		sh := poorest(targets, now)
 		if sh == nil {
 			break
@@ -285,7 +292,8 @@ func (p *pool) turn(ctx context.Context) {
 	p.changed()
 }
 
-// hands is how many workspaces are made at a time: one while nobody waits, so
+// hands is how many workspaces may be under way, those that builds make for
+// themselves included, for another one to be begun: one while nobody waits, so
 // that builds have the machine, and as many as there are processors when
 // somebody does. p.mu is held.
 func (p *pool) hands() int {
@@ -421,6 +429,20 @@ func (p *pool) count(e env) int {
 		return 0
 	}
 	return len(sh.warm) + len(sh.making)
+}
+
+// makeAside makes a workspace that is not the pool's.
+func (p *pool) makeAside(ctx context.Context, w *Workspace, network bool) error {
+	count := func(n int) {
+		p.mu.Lock()
+		p.aside += n
+		p.mu.Unlock()
+	}
+	count(1)
+	err := p.s.create(ctx, w, network)
+	count(-1)
+	p.nudge()
+	return err
 }
 
 // closed is told when a build gives its workspace up.

@@ -29,6 +29,7 @@ func pooled(t testing.TB, conn *podman.Conn, opts images.Options) farm {
 	if opts.Pool.MinDisk == 0 {
 		opts.Pool.MinDisk = 1
 	}
+	opts.Pool.MaxStall = 100
 	if opts.WorkDir == "" {
 		opts.WorkDir = filepath.Join(t.TempDir(), "work")
 	}
@@ -242,11 +243,12 @@ func TestPoolWaiting(t *testing.T) {
 	}
 	begin := func() (resume func()) {
 		t.Helper()
-		images.DropWarm(f.store, "", "")
-		f.store.Expect("testing", testbase.Arch, 0)
-		f.store.Base(t.Context(), testbase.Arch) // from memory from now on
+		if _, err := f.store.Base(t.Context(), testbase.Arch); err != nil { // known from now on
+			t.Fatal(err)
+		}
 		resume = f.stall(t)
 		f.store.Expect("testing", testbase.Arch, 1)
+		images.DropWarm(f.store, "", "")
 		f.has(t, "one under way", func(e images.Environment) bool { return e.Making == 1 && e.Warm == 0 })
 		return resume
 	}
@@ -435,7 +437,7 @@ func TestPoolRemembers(t *testing.T) {
 	conn := testbase.Podman(t)
 	channels := []images.Channel{{Name: "a", Archs: []string{testbase.Arch}}, {Name: "b", Archs: []string{testbase.Arch}}, {Name: "c", Archs: []string{testbase.Arch}}}
 	open := func() *images.Store {
-		return newStore(t, conn, images.Options{Channels: channels, Pool: images.PoolOptions{Max: 2, MinMemory: 1, MinDisk: 1}})
+		return newStore(t, conn, images.Options{Channels: channels, Pool: images.PoolOptions{Max: 2, MinMemory: 1, MinDisk: 1, MaxStall: 100}})
 	}
 	s := open()
 	// The pool does not run, so the first is waited for in vain.

@@ -34,7 +34,7 @@ func victim(state, store, guest string) error {
 		return err
 	}
 	s, err := images.New(conn, images.Options{WorkDir: filepath.Join(state, "work"), Guest: guest,
-		Channels: []images.Channel{{Name: "testing", Archs: []string{testbase.Arch}}}, Pool: images.PoolOptions{Max: 2, MinMemory: 1, MinDisk: 1}})
+		Channels: []images.Channel{{Name: "testing", Archs: []string{testbase.Arch}}}, Pool: images.PoolOptions{Max: 2, MinMemory: 1, MinDisk: 1, MaxStall: 100}})
 	if err != nil {
 		return err
 	}

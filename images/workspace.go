@@ -88,7 +88,7 @@ func (s *Store) workspace(ctx context.Context, want Spec) (*Workspace, error) {
 	if w == nil {
 		w = s.blank(env{want.Channel, want.Arch}, base, inst, emulation)
 		w.Name, w.Limits = want.Name, limits
-		if err := s.create(ctx, w, want.Network); err != nil {
+		if err := s.pool.makeAside(ctx, w, want.Network); err != nil {
 			return nil, err
 		}
 	}

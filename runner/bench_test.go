@@ -364,7 +364,7 @@ func BenchmarkReady(b *testing.B) {
 		store, err := images.New(conn, images.Options{
 			WorkDir: filepath.Join(b.TempDir(), "work"), Guest: testbase.Guest(b, "github.com/Morphux/quarry/cmd/quarry"),
 			Channels: []images.Channel{{Name: "testing", Archs: []string{testbase.Arch}}},
-			Pool:     images.PoolOptions{Max: n, MinMemory: 1, MinDisk: 1},
+			Pool:     images.PoolOptions{Max: n, MinMemory: 1, MinDisk: 1, MaxStall: 100},
 		})
 		if err != nil {
 			b.Fatal(err)

@@ -43,7 +43,7 @@ func newFarm(t testing.TB) *farm {
 		Guest:    testbase.Guest(t, "github.com/Morphux/quarry/runner/testdata/guest"),
 		Channels: []images.Channel{{Name: "testing", Archs: []string{testbase.Arch}}},
 		// Whatever this machine has: the pool is only at work where a test says so.
-		Pool: images.PoolOptions{Max: 4, MinMemory: 1, MinDisk: 1},
+		Pool: images.PoolOptions{Max: 4, MinMemory: 1, MinDisk: 1, MaxStall: 100},
 	})
 	if err != nil {
 		t.Fatal(err)
