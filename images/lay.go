@@ -105,6 +105,13 @@ func (w *Workspace) layerRoot(m overlay.Mount) (_ *layers.Root, err error) {
 		}
 		r.Lower = append(r.Lower, l)
 	}
+	// So that all of it was said of this process, and not of one that got its
+	// number.
+	w.fdMu.Lock()
+	defer w.fdMu.Unlock()
+	if w.initFD < 0 || unix.PidfdSendSignal(w.initFD, 0, nil, 0) != nil {
+		return nil, fmt.Errorf("the first process of workspace %s is gone", w.Name)
+	}
 	return r, nil
 }
 

@@ -109,9 +109,9 @@ func TestKilled(t *testing.T) {
 
 func wait(t testing.TB, what string, until func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !until(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); !until(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not after a minute: %s", what)
+			t.Fatalf("not after five minutes: %s", what)
 		}
 	}
 }

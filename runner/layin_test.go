@@ -196,7 +196,7 @@ func TestLayInDisk(t *testing.T) {
 		}
 	}
 	k.succeed(t, a)
-	a.pkg.compilation["make"] = "head -c 15000000 /dev/zero >/usr/fill; head -c 15000000 /dev/zero >/usr/more; sleep 60 ;"
+	a.pkg.compilation["make"] = "head -c 15000000 /dev/zero >/usr/fill; head -c 15000000 /dev/zero >/usr/more; sleep 240 ;"
 	a.look = nil
 	k.fails(t, a, "make", quarry.CauseDisk)
 }
