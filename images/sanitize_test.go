@@ -327,10 +327,13 @@ func TestInstanceDiskFull(t *testing.T) {
 	})
 }
 
-// maintained is a farm whose Maintain is at work.
+// maintained is a farm as the daemon starts one, whose Maintain is at work.
 func maintained(t testing.TB, conn *podman.Conn, channels []images.Channel) (farm, *book) {
 	t.Helper()
 	f, log := farmWith(t, conn, channels)
+	if _, err := f.store.VerifyAtStart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f.store.Maintain(ctx) }()
@@ -406,5 +409,65 @@ func TestMaintainAge(t *testing.T) {
 	})
 	if last.Image != first.Image || last.Made != first.Made {
 		t.Errorf("%+v became %+v", first, last)
+	}
+}
+
+// A layer that was altered while the daemon was down is found when it starts,
+// and the instance made again.
+func TestMaintainDamage(t *testing.T) {
+	t.Parallel()
+	first, _ := smallFarm(t, twoChannels())
+	first.update(t, false)
+	first.alter(t, "etc/v", "testing", "TESTING")
+	f, log := maintained(t, first.conn, twoChannels())
+	in := f.comes(t, "instance", "testing", func(in images.Instance) bool { return in.Image != "" && log.count(`msg="an instance is made" environment=testing/`) > 0 })
+	if got := inRoot(t, f.on(t, "testing"), "/etc/v"); got != "testing" || in.Trouble != "" {
+		t.Errorf("%q, %+v", got, in)
+	}
+	if log.count("podman's storage is damaged") == 0 {
+		t.Errorf("log: %s", log.b.String())
+	}
+}
+
+// What is ready stands on the current instance: an update and sanitize have it
+// made again.
+func TestWarmInstances(t *testing.T) {
+	t.Parallel()
+	conn := startPodman(t, podman.Config{})
+	start := func(content string) farm {
+		t.Helper()
+		log := new(book)
+		f := farm{conn: conn, store: newStore(t, conn, images.Options{Channels: channel(oneFile(content)), Log: log.logger(),
+			Pool: images.PoolOptions{Max: 1, MinMemory: 1, MinDisk: 1}})}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- f.store.Maintain(ctx) }()
+		t.Cleanup(func() { cancel(); <-done })
+		return f
+	}
+	f := start("1")
+	f.load(t, "first")
+	if err := f.store.Start(t.Context(), "testing"); err != nil {
+		t.Fatal(err)
+	}
+	f.has(t, "one ready", func(e images.Environment) bool { return e.Warm == 1 })
+	base := f.load(t, "second")
+	f.comes(t, "instance on the second base", "testing", func(in images.Instance) bool { return in.Base.Digest == base.Digest })
+	f.has(t, "one ready again", func(e images.Environment) bool { return e.Warm == 1 && e.Instance.Base.Digest == base.Digest })
+	w := f.on(t, "testing")
+	if got := inRoot(t, w, "/etc/mark"); got != "second" {
+		t.Errorf("%q, warm %v", got, w.Warm)
+	}
+	f.has(t, "another ready", func(e images.Environment) bool { return e.Warm == 1 })
+	rep, err := f.store.Sanitize(t.Context(), images.SanitizeOptions{}, nil)
+	if err != nil || rep.Workspaces != 1 || len(rep.Instances) != 1 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+	f.has(t, "one ready after sanitize", func(e images.Environment) bool { return e.Warm == 1 })
+	if got := f.on(t, "testing"); got.Instance != rep.Instances[0] {
+		t.Errorf("%+v is not %+v", got.Instance, rep.Instances[0])
+	}
+	if d, err := w.Died(t.Context()); err != nil || d.Dead {
+		t.Errorf("%+v, %v", d, err)
 	}
 }
