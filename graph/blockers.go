@@ -40,13 +40,14 @@ func (s *Status) Blockers(limit int) []Blocker {
 	var blocked []Node
 	var list []*subject
 	at := map[string]*subject{}
+	c := &naming{s, map[int32]string{}}
 	for _, n := range t.order {
 		if s.standing[n] != Blocked {
 			continue
 		}
 		blocked = append(blocked, n)
 		if s.own[n] {
-			list = s.subjects(list, at, t, n)
+			list = c.subjects(list, at, t, n)
 		}
 	}
 	if len(list) > maxExact {
@@ -72,8 +73,14 @@ func (s *Status) Blockers(limit int) []Blocker {
 	return out
 }
 
+// naming is a Status whose subjects get names.
+type naming struct {
+	*Status
+	knots map[int32]string
+}
+
 // subjects adds what a node that is blocked for reasons of its own stands for.
-func (s *Status) subjects(list []*subject, at map[string]*subject, t *topo, n Node) []*subject {
+func (s *naming) subjects(list []*subject, at map[string]*subject, t *topo, n Node) []*subject {
 	g := s.g
 	arch := g.Arch(n)
 	add := func(key, name, why string, counts bool) {
@@ -92,12 +99,15 @@ func (s *Status) subjects(list []*subject, at map[string]*subject, t *topo, n No
 		}
 	}
 	if k, ok := t.knot[n]; ok {
-		// Named by its first package; finding the way around for each of its
-		// nodes would take the square of their number.
-		nodes := t.cycles[k]
-		name := fmt.Sprintf("cycle of %s and %d more", g.label(slices.MinFunc(nodes, func(a, b Node) int {
-			return strings.Compare(g.label(a), g.label(b))
-		})), len(nodes)-1)
+		// Named by its first package, which is looked for once a knot.
+		name, known := s.knots[k]
+		if !known {
+			nodes := t.cycles[k]
+			name = fmt.Sprintf("cycle of %s and %d more", g.label(slices.MinFunc(nodes, func(a, b Node) int {
+				return strings.Compare(g.label(a), g.label(b))
+			})), len(nodes)-1)
+			s.knots[k] = name
+		}
 		add("cycle "+name, name, "they need each other, and none is declared as bootstrap: see quarry graph", false)
 		return list
 	}

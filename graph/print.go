@@ -64,6 +64,12 @@ func (s *Sub) Text(w io.Writer) error {
 		}
 		out.WriteString(s.describe(l.node, l.need))
 		children := next[l.node]
+		if s.limit > 0 && l.depth >= s.limit {
+			if len(children) > 0 || s.Nodes[l.node].More {
+				out.WriteString(" ...")
+			}
+			children = nil
+		}
 		if opened[l.node] && len(children) > 0 {
 			out.WriteString(" ^")
 			children = nil
@@ -103,9 +109,6 @@ func (s *Sub) describe(i int, need string) string {
 	}
 	if n.Bootstrap {
 		b.WriteString(" [bootstrap]")
-	}
-	if n.More {
-		b.WriteString(" ...")
 	}
 	return b.String()
 }

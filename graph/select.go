@@ -25,7 +25,8 @@ type Sub struct {
 	Reverse bool      `json:"reverse,omitempty"`
 	Roots   []int     `json:"roots"` // indexes into Nodes
 	Nodes   []SubNode `json:"nodes"`
-	Edges   []SubEdge `json:"edges"` // by From, in the recipes' order
+	Edges   []SubEdge `json:"edges"`
+	limit   int       // Query.Depth
 }
 
 // SubNode is a release, on one arch or on several, or a name that nothing stands
@@ -61,7 +62,7 @@ type SubEdge struct {
 // Select gives the part of a graph that a query asks for. A package that is not
 // there is an error that names those with similar names.
 func (g *Graph) Select(q Query) (*Sub, error) {
-	s := &selection{g: g, q: q, arch: -1, sub: &Sub{Reverse: q.Reverse}, at: map[Node]int{}, missing: map[string]int{}, edges: map[SubEdge]bool{}}
+	s := &selection{g: g, q: q, arch: -1, sub: &Sub{Reverse: q.Reverse, limit: q.Depth, Roots: []int{}, Nodes: []SubNode{}, Edges: []SubEdge{}}, at: map[Node]int{}, missing: map[string]int{}, edges: map[SubEdge]bool{}}
 	if q.Arch != "" {
 		a, ok := g.archID[q.Arch]
 		if !ok {

@@ -53,6 +53,7 @@ func Generate(o Options) *Distribution {
 	d := &Distribution{seed: o.Seed, base: make(map[string]time.Duration, n)}
 	d.Releases = make([]quarry.Release, n)
 	core := min(n, max(10, n/100))
+	provided := map[string]bool{} // on all archs
 	stamp := time.Unix(1_700_000_000, 0).UTC()
 	for i := range d.Releases {
 		r := &d.Releases[i]
@@ -64,27 +65,38 @@ func Generate(o Options) *Distribution {
 		switch {
 		case i >= core && rnd.IntN(5) == 0:
 			r.Archs = []string{quarry.Noarch}
-		case i >= core && rnd.IntN(30) == 0 && len(o.Archs) > 1:
+		case i >= n/2 && rnd.IntN(15) == 0 && len(o.Archs) > 1:
 			r.Archs = slices.Clone(o.Archs[:1+rnd.IntN(len(o.Archs)-1)])
-		}
-		if i >= core && rnd.IntN(100) == 0 {
-			r.Provides = []string{fmt.Sprintf("virtual-%d-%d", rnd.IntN(1+n/300), 1+rnd.IntN(3))}
 		}
 		d.base[r.Package] = takes(rnd, i < core)
 		r.Needs = needs(rnd, d.Releases[:i], i, core)
-		if i > 0 && rnd.IntN(60) == 0 {
-			r.Needs = append(r.Needs, fmt.Sprintf("virtual-%d>=1", rnd.IntN(1+n/300)))
+		// Virtual packages of the lower half are needed in the upper one.
+		virtual := fmt.Sprintf("virtual-%d", rnd.IntN(1+n/300))
+		switch {
+		case i >= core && i < n/2 && rnd.IntN(50) == 0:
+			r.Provides = []string{fmt.Sprintf("%s-%d", virtual, 1+rnd.IntN(3))}
+			provided[virtual] = provided[virtual] || len(r.Archs) == len(o.Archs)
+		case i >= n/2 && rnd.IntN(30) == 0 && provided[virtual]:
+			r.Needs = append(r.Needs, virtual+">=1")
 		}
 	}
 	// In the core some need each other: what came first is built without the
 	// other at first.
-	for range max(1, core/20) {
-		a := rnd.IntN(core)
-		b := rnd.IntN(core)
-		a, b = min(a, b), max(a, b)
-		if a == b {
-			continue
+	at := make(map[string]int, core)
+	for i := range core {
+		at[d.Releases[i].Package] = i
+	}
+	var pairs [][2]int // what needs, and what it needs
+	for b := range core {
+		for _, need := range d.Releases[b].Needs {
+			if a, ok := at[need]; ok {
+				pairs = append(pairs, [2]int{a, b})
+			}
 		}
+	}
+	for range min(len(pairs), max(2, core/15)) {
+		pair := pairs[rnd.IntN(len(pairs))]
+		a, b := pair[0], pair[1]
 		r := &d.Releases[a]
 		r.Needs = append(r.Needs, d.Releases[b].Package)
 		r.Traits = map[string]quarry.Traits{}
