@@ -81,6 +81,21 @@ func (r *Recipe) Traits(arch string, cross bool) quarry.Traits {
 	return t
 }
 
+// Fill sets of a release what the recipe says: what it needs and provides, and,
+// of the archs that its channel has, those that it is for and what holds there.
+func (r *Recipe) Fill(rel *quarry.Release, channelArchs []string) {
+	rel.Needs, rel.Provides = slices.Clone(r.Info.Needed), slices.Clone(r.Info.Provides)
+	rel.Archs, rel.Traits = r.Archs(channelArchs), nil
+	for _, arch := range rel.Archs {
+		if t := r.Traits(arch, false); !t.IsZero() {
+			if rel.Traits == nil {
+				rel.Traits = map[string]quarry.Traits{}
+			}
+			rel.Traits[arch] = t
+		}
+	}
+}
+
 // InfoFor is what goes into the record of a build for an arch: Info, with what
 // the package needs there.
 func (r *Recipe) InfoFor(arch string) quarry.Info {

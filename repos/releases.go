@@ -197,7 +197,7 @@ func (rd *reading) release(name, version, hash string, notes [2]string, channelA
 	}
 	rel := &quarry.Release{
 		Package: name, Version: version, Channel: rd.repos.DefaultChannel, Commit: hash,
-		Time: c.time, Pushed: c.time, Packager: c.by, Repo: rd.path, Needs: slices.Clone(c.needs), Provides: slices.Clone(c.recipe.Info.Provides),
+		Time: c.time, Pushed: c.time, Packager: c.by, Repo: rd.path,
 	}
 	var last *Push
 	for _, note := range notes {
@@ -221,15 +221,7 @@ func (rd *reading) release(name, version, hash string, notes [2]string, channelA
 		}
 	}
 	archs := channelArchs(rel.Channel)
-	rel.Archs = c.recipe.Archs(archs)
-	for _, arch := range rel.Archs {
-		if t := c.recipe.Traits(arch, false); !t.IsZero() {
-			if rel.Traits == nil {
-				rel.Traits = map[string]quarry.Traits{}
-			}
-			rel.Traits[arch] = t
-		}
-	}
+	c.recipe.Fill(rel, archs)
 	switch {
 	case len(archs) == 0:
 		return rel, fmt.Errorf("channel %s has no architecture to build for: add it to the configuration, or push to another channel", rel.Channel)
@@ -275,8 +267,7 @@ func (rd *reading) commit(hash string) (*commit, error) {
 	var tree *gitfs.BadTreeError
 	switch {
 	case err == nil:
-		c.needs = loaded.Info.Needed
-		c.recipe = &recipe.Recipe{Package: loaded.Package, Version: loaded.Version, Info: quarry.Info{Provides: loaded.Info.Provides},
+		c.recipe = &recipe.Recipe{Package: loaded.Package, Version: loaded.Version, Info: quarry.Info{Needed: loaded.Info.Needed, Provides: loaded.Info.Provides},
 			Ext: recipe.Extension{Archs: loaded.Ext.Archs, Noarch: loaded.Ext.Noarch, Memory: loaded.Ext.Memory,
 				Conditions: loaded.Ext.Conditions, When: loaded.Ext.When}}
 	case len(recipe.Problems(err)) > 0, errors.As(err, &tree):

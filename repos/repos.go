@@ -378,8 +378,7 @@ func (r *Repos) Source(rel quarry.Release) (fs.FS, error) {
 // commit is what a listing has to know of a commit.
 type commit struct {
 	err    error          // the recipe is not fit, and why; nothing else is set then
-	recipe *recipe.Recipe // only Package, Version, and of Ext Archs and Noarch
-	needs  []string
+	recipe *recipe.Recipe // only what recipe.Fill needs
 	time   time.Time
 	by     quarry.Packager // committer
 	round  int             // of the last full listing that had it
