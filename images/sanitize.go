@@ -71,6 +71,7 @@ func (s *Store) Sanitize(ctx context.Context, o SanitizeOptions, progress func(P
 	if o.Running {
 		rep.Killed = s.takeAway(ctx, envs, "the environment was sanitized")
 	}
+	s.discard()
 	var errs []error
 	failed := map[env]bool{}
 	for _, e := range envs {
@@ -239,6 +240,7 @@ func (s *Store) Clean(ctx context.Context, what string) ([]string, error) {
 	defer s.inst.wake()
 	switch {
 	case word == "all" && rest == "":
+		s.discard()
 		return s.cleanAll(ctx)
 	case word == "base" && rest != "":
 		return s.cleanBase(ctx, rest)
@@ -248,6 +250,23 @@ func (s *Store) Clean(ctx context.Context, what string) ([]string, error) {
 		return s.cleanInstances(ctx, word)
 	}
 	return nil, fmt.Errorf("%.100q cannot be cleaned: give all, base REF, or the name of an instance (%s)", what, s.instanceNames())
+}
+
+// OnDiscard has f called by Sanitize, and by Clean of everything: whoever keeps
+// what was made in a system of this store throws it away then.
+func (s *Store) OnDiscard(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.discarding = f
+}
+
+func (s *Store) discard() {
+	s.mu.Lock()
+	f := s.discarding
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
 }
 
 func (s *Store) cleanAll(ctx context.Context) (done []string, err error) {

@@ -94,9 +94,10 @@ type Store struct {
 	trees    sync.Mutex // held while measures of fresh layers are written, and while old ones are removed
 	inst     instances
 
-	mu    sync.Mutex // guards the following
-	bases map[string]Base
-	open  map[*Workspace]bool
+	mu         sync.Mutex // guards the following
+	bases      map[string]Base
+	discarding func() // see OnDiscard
+	open       map[*Workspace]bool
 }
 
 // New makes a store over a podman service. It touches nothing of what an

@@ -53,7 +53,26 @@ func openImages(ctx context.Context, c *config.Config, log *slog.Logger) (*image
 		conn.Close()
 		return nil, nil, err
 	}
+	// While nobody builds, nobody has the cache open either.
+	store.OnDiscard(func() {
+		if unpacked := openLayers(c, log); unpacked != nil {
+			unpacked.Clean()
+			unpacked.Close()
+		}
+	})
 	return store, conn, nil
+}
+
+// openLayers opens the cache of unpacked dependencies; nil when there is none.
+func openLayers(c *config.Config, log *slog.Logger) *layers.Cache {
+	if c.Cache.Layers == 0 {
+		return nil
+	}
+	unpacked, err := layers.Open(layers.Options{Dir: filepath.Join(c.State, "cache", "layers"), Limit: int64(c.Cache.Layers), Log: log})
+	if err != nil {
+		log.Warn("dependencies are unpacked for every build", "error", err)
+	}
+	return unpacked
 }
 
 func podmanConfig(c *config.Config, log *slog.Logger) podman.Config {
@@ -71,13 +90,8 @@ func newPipeline(c *config.Config, store *images.Store, log *slog.Logger) (*pipe
 	if err != nil {
 		return nil, err
 	}
-	var unpacked *layers.Cache
-	if c.Cache.Layers > 0 {
-		unpacked, err = layers.Open(layers.Options{Dir: filepath.Join(c.State, "cache", "layers"), Limit: int64(c.Cache.Layers), Log: log})
-		if err != nil {
-			log.Warn("dependencies are unpacked for every build", "error", err)
-		}
-	}
+	unpacked := openLayers(c, log)
+	store.OnDiscard(func() { unpacked.Clean() })
 	return &pipeline.Pipeline{
 		Layers: unpacked,
 		Images: store, Artifacts: artifacts,
