@@ -157,18 +157,11 @@ func (f *Farm) warm(ctx context.Context, c *Call, do func(*images.Store, context
 		return c.emit(list)
 	}
 	for _, e := range list {
-		state := "runs warm, " + counted(e.Warm, "workspace") + " ready"
+		state := "runs warm, " + human.Count(e.Warm, "workspace") + " ready"
 		if !e.Started {
 			state = "is stopped: its builds make their workspaces when they begin"
 		}
 		fmt.Fprintf(c.Out, "%s %s\n", e.Name, state)
 	}
 	return nil
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -52,7 +52,7 @@ func (f *Farm) imagesVerify(ctx context.Context, c *Call) error {
 			fmt.Fprintln(c.Out, "all bases and instances are what they were when they were made")
 		}
 	case !repair:
-		return fmt.Errorf("%s found: images verify --repair makes again what is damaged", counted(len(damage), "damage"))
+		return fmt.Errorf("%s found: images verify --repair makes again what is damaged", human.Count(len(damage), "damage"))
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func (f *Farm) sanitize(ctx context.Context, c *Call) error {
 	}
 	if err == nil || len(rep.Bases)+len(rep.Instances)+rep.Workspaces+rep.Killed > 0 {
 		fmt.Fprintf(c.Out, "sanitized in %s: %s thrown away, %s ended\n", human.Duration(rep.Took),
-			counted(rep.Workspaces, "ready workspace"), counted(rep.Killed, "running build"))
+			human.Count(rep.Workspaces, "ready workspace"), human.Count(rep.Killed, "running build"))
 	}
 	return missing(err)
 }

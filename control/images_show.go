@@ -237,7 +237,7 @@ func showEnvironment(c *Call, e environmentJSON) error {
 	}
 	t.row("ready", ready)
 	t.row("note", e.Paused)
-	t.row("busy", counted(e.Busy, "build"))
+	t.row("busy", human.Count(e.Busy, "build"))
 	if _, err := t.WriteTo(c.Out); err != nil {
 		return err
 	}

@@ -61,6 +61,14 @@ func Ago(t, now time.Time) string {
 	return Duration(d) + " ago"
 }
 
+// Count writes how many there are of something, e.g. 1 build, 3 builds.
+func Count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 // JSON writes v as every --json does: indented, and with < and > as they are.
 func JSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
