@@ -88,7 +88,7 @@ func (n *names) find(s string) (int32, bool) {
 }
 
 // maxExtra is how many names may come after a graph was built whole.
-const maxExtra = 4096
+const maxExtra = 1000
 
 // Node is a release on one arch. It has a meaning only together with the graph
 // that gave it, except that a release that stays keeps its nodes from one graph

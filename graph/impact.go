@@ -48,16 +48,18 @@ func (i *Impact) Expected(builders int) time.Duration {
 //
 // All that needs what changed counts as rebuilt: that is the most it can be, as
 // rebuilding stops where an output is the same as before. What is broken or
-// restricted is not built, and nothing is rebuilt because of it.
+// restricted, or has a dependency that nothing meets, is not rebuilt, and nothing
+// is because of it.
 func Compare(before, after *Graph, took func(Node) time.Duration) *Impact {
 	im := &Impact{}
 	if took == nil {
 		took = func(Node) time.Duration { return 0 }
 	}
 	sameArchs := slices.Equal(before.archs, after.archs)
-	built := func(n Node) bool {
+	wanted := func(n Node) bool {
 		return after.Release(n).Declined(after.Arch(n)) == ""
 	}
+	built := func(n Node) bool { return wanted(n) && after.met(n) }
 	var builds, moved []Node
 	for slot, re := range after.rels {
 		if re == nil || sameArchs && slot < len(before.rels) && before.rels[slot] == re {
@@ -74,7 +76,7 @@ func Compare(before, after *Graph, took func(Node) time.Duration) *Impact {
 			}
 			fresh := o == None || before.rels[old].r.Commit != re.r.Commit
 			switch {
-			case fresh && built(n):
+			case fresh && wanted(n):
 				builds = append(builds, n)
 			case !fresh && built(n) && !sameDeps(before, o, after, n):
 				moved = append(moved, n)
@@ -153,6 +155,18 @@ func (i *Impact) unmet(before *Graph, o Node, after *Graph, n Node, fresh bool) 
 	}
 }
 
+// met reports whether something meets each dependency of a node.
+func (g *Graph) met(n Node) bool {
+	slot, arch := g.split(n)
+	c := g.rels[slot].class(arch)
+	for i := range c.needs {
+		if c.to(i, arch) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // sum works out the order, the time and the archs.
 func (i *Impact) sum(g *Graph, builds, moved []Node, built func(Node) bool, took func(Node) time.Duration) {
 	if len(builds)+len(moved) == 0 {
@@ -160,7 +174,8 @@ func (i *Impact) sum(g *Graph, builds, moved []Node, built func(Node) bool, took
 	}
 	const first, again = 1, 2
 	what := make(map[Node]uint8, len(builds))
-	for _, n := range g.Above(slices.Concat(builds, moved), built) {
+	from := slices.DeleteFunc(slices.Concat(builds, moved), func(n Node) bool { return !built(n) })
+	for _, n := range g.Above(from, built) {
 		what[n] = again
 	}
 	for _, n := range moved {

@@ -131,20 +131,23 @@ func (b *builder) provide(slot int32, r *quarry.Release) {
 	}
 }
 
-// provided gives what a release provides, in every reading: names and versions
+// provided gives what a release provides.
+func provided(r *quarry.Release) []recipe.NameVersion { return Provides(r.Package, r.Provides) }
+
+// Provides gives what a recipe provides, in every reading: names and versions
 // may both hold dashes, so java-runtime-17 is the virtual package of that whole
 // name, and java-runtime at 17. A version begins with a digit here, or everything
-// with a dash would provide its first word.
-func provided(r *quarry.Release) []recipe.NameVersion {
+// with a dash would provide its first word. A package does not provide itself.
+func Provides(pkg string, provides []string) []recipe.NameVersion {
 	var list []recipe.NameVersion
-	for _, s := range r.Provides {
+	for _, s := range provides {
 		d, err := recipe.SplitDependency(s)
 		if err != nil || d.Op != "" {
 			continue
 		}
 		for _, c := range d.Candidates() {
 			first := c.Version == "" || c.Version[0] >= '0' && c.Version[0] <= '9'
-			if first && c.Name != r.Package && !slices.Contains(list, c) {
+			if first && c.Name != pkg && !slices.Contains(list, c) {
 				list = append(list, c)
 			}
 		}

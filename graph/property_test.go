@@ -156,6 +156,14 @@ func checkImpact(t *testing.T, before, after *Graph) {
 	im := Compare(before, after, took)
 	set := map[Node]bool{}
 	fresh := map[Node]bool{}
+	built := func(n Node) bool {
+		for _, need := range after.Needs(n) {
+			if need.To == None {
+				return false
+			}
+		}
+		return after.Release(n).Declined(after.Arch(n)) == ""
+	}
 	for n := range after.Nodes() {
 		r := after.Release(n)
 		if r.Declined(after.Arch(n)) != "" {
@@ -164,18 +172,18 @@ func checkImpact(t *testing.T, before, after *Graph) {
 		o, ok := before.Node(r.Package, r.Version, after.Arch(n))
 		if !ok || before.Release(o).Commit != r.Commit {
 			fresh[n], set[n] = true, true
-		} else if !sameDeps(before, o, after, n) {
+		} else if built(n) && !sameDeps(before, o, after, n) {
 			set[n] = true
 		}
 	}
 	for grew := true; grew; {
 		grew = false
 		for n := range after.Nodes() {
-			if set[n] || after.Release(n).Declined(after.Arch(n)) != "" {
+			if set[n] || !built(n) {
 				continue
 			}
 			for _, d := range after.Deps(n) {
-				if set[d] {
+				if set[d] && built(d) {
 					set[n], grew = true, true
 				}
 			}

@@ -179,10 +179,9 @@ func (s *Status) Reasons(n Node) []Reason {
 	g := s.g
 	t := g.topology()
 	list := s.plainReasons(n)
-	if k, ok := t.knot[n]; ok {
-		path := g.around(t, n, k)
+	if t.flags[n]&flagKnot != 0 {
 		list = append(list, Reason{Kind: InCycle, On: None, Text: fmt.Sprintf(
-			"is in a cycle: %s; declare one of them as bootstrap, or break the cycle", g.pathText(append(path, n)))})
+			"is in a cycle: %s; declare one of them as bootstrap, or break the cycle", g.knotText(t, n))})
 	}
 	seen := map[Node]bool{}
 	for _, d := range g.waitsFor(t, nil, n) {

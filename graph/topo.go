@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // topo is the order of a graph, made when it is first asked for.
@@ -15,6 +16,9 @@ type topo struct {
 	knot   map[Node]int32 // the same with the cuts made: what is left is a cycle
 	cycles [][]Node       // by knot
 	parts  int32          // how many inner has
+
+	mu    sync.Mutex // guards the following
+	texts map[int32]string
 }
 
 // Flags of a node.
@@ -282,6 +286,26 @@ func (g *Graph) addCycle(list []Cycle, at map[string]int, path []Node, size int)
 		}
 	}
 	return list
+}
+
+// knotText is the cycle that a node is in, e.g. a -> b -> a. In a small knot that
+// is one through the node itself; to find that in a large one for each of its
+// nodes would take the square of their number, so that all share one.
+func (g *Graph) knotText(t *topo, n Node) string {
+	k := t.knot[n]
+	nodes := t.cycles[k]
+	if len(nodes) <= 64 {
+		return g.pathText(append(g.around(t, n, k), n))
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.texts[k] == "" {
+		if t.texts == nil {
+			t.texts = map[int32]string{}
+		}
+		t.texts[k] = g.pathText(append(g.around(t, nodes[0], k), nodes[0]))
+	}
+	return t.texts[k]
 }
 
 // maxPath is how much of a way is printed at both ends.
