@@ -121,7 +121,8 @@ func (b *board) view(it *item) quarry.Build {
 				if !strings.HasPrefix(why, "paused ") { // as one without a reason says itself
 					why = "paused: " + why
 				}
-				if out.Reason != "" {
+				// One that was put back for the very same says it once.
+				if out.Reason != "" && !strings.Contains(out.Reason, p.Reason) {
 					why = out.Reason + "; " + why
 				}
 				out.Reason = why
