@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/graph"
 	"github.com/spf13/afero"
 )
 
@@ -47,6 +48,14 @@ type Options struct {
 	// EnvironmentError, e.g. whether there is a base now. nil: the next build
 	// finds out.
 	ProbeEnvironment func(ctx context.Context, env quarry.Environment) error
+
+	// Graph says what a channel's graph is of, its archs above all. nil: what the
+	// releases name.
+	Graph func(channel string) graph.Options
+	// Past calls observe for builds of the past that succeeded, in the order in
+	// which they ended, so that Expected knows them. It is called once, beside
+	// all else. nil: only builds to come are learnt from.
+	Past func(ctx context.Context, observe func(Past)) error
 
 	Workers int // builds at once; 0: one for every two CPUs, at least one
 	Tries   int // attempts before a build is errored; 0: 3
@@ -203,6 +212,9 @@ func (o *Options) fill() error {
 	}
 	if o.LastBuild == nil {
 		o.LastBuild = func(context.Context) (int64, error) { return 0, nil }
+	}
+	if o.Graph == nil {
+		o.Graph = func(string) graph.Options { return graph.Options{} }
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()

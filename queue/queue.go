@@ -28,6 +28,9 @@ type Queue struct {
 	ran    atomic.Bool
 	saved  outcomes
 
+	releases  *releases
+	durations durations
+
 	recordMu sync.Mutex // one commit to the results at a time
 }
 
@@ -43,6 +46,8 @@ func New(opts Options) (*Queue, error) {
 		events: make(chan func(*owner), 64),
 		ended:  make(chan struct{}),
 		saved:  outcomes{opts.Fs},
+
+		releases: newReleases(opts.Graph),
 	}
 	q.owner = newOwner(q)
 	q.owner.load()
@@ -129,6 +134,7 @@ func (q *Queue) survey(ctx context.Context, pkg string) (views map[string]*View,
 	if err != nil {
 		return nil, ticket, fmt.Errorf("cannot list the releases: %w", err)
 	}
+	q.releases.learn(pkg, releases, problems, ticket)
 	views, err = Survey(pkg, releases, problems, q.snapshots(ctx))
 	return views, ticket, err
 }

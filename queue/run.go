@@ -41,6 +41,14 @@ func (o *owner) run(ctx context.Context) error {
 		o.setPause("manual", nil, *o.manual)
 	}
 	o.recover()
+	o.aside(func() func(*owner) {
+		err := o.q.remember(o.workCtx)
+		return func(o *owner) {
+			if err != nil && !o.stopping {
+				o.q.opts.Log.Warn("not all builds of the past are known: expected times are guessed until builds have told", "error", err)
+			}
+		}
+	})
 	o.replan(nil)
 	// Builds wait for the first plan, which knows what became obsolete or was
 	// recorded meanwhile, but not for ever.
@@ -474,6 +482,7 @@ func (o *owner) recorded(number int64, out *quarry.Outcome, commit string, err e
 		c.Record = commit
 		o.end(&c, out.Status, verdict(out))
 		if out.Status == quarry.Succeeded {
+			o.q.durations.observe(c.Package, c.Arch, out.Usage.SourceSize, out.Ended.Sub(out.Started))
 			o.landed(&c)
 		}
 		if l := o.lines[it.Package][lineOf(it.Release)]; l != nil && l.commit == it.Commit {

@@ -78,6 +78,8 @@ type Available struct {
 	ArtifactSize           int64  // bytes
 	ABI                    string // quarry.Facts.ABI
 	Revision               int64
+	Ended                  time.Time
+	Took                   time.Duration // from the start of the attempt to its end
 	Ref                    quarry.RecordRef
 }
 
@@ -93,7 +95,10 @@ func (o *odb) head(h plumbing.Hash) (Available, error) {
 	if err != nil {
 		return Available{}, err
 	}
-	a = Available{rec.Package, rec.Version, rec.Arch, rec.Artifact, rec.ArtifactSize, rec.ABI, rec.Revision, rec.Ref()}
+	a = Available{rec.Package, rec.Version, rec.Arch, rec.Artifact, rec.ArtifactSize, rec.ABI, rec.Revision, rec.Ended, 0, rec.Ref()}
+	if !rec.Started.IsZero() {
+		a.Took = max(0, rec.Ended.Sub(rec.Started))
+	}
 	o.mu.Lock()
 	o.heads.put(h, a, 1)
 	o.mu.Unlock()
