@@ -2,6 +2,7 @@ package graph
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -102,10 +103,17 @@ func (s *Sub) describe(i int, need string) string {
 	if need != "" && need != n.Package && n.Missing == "" {
 		fmt.Fprintf(&b, " (%s)", printable(need))
 	}
-	for _, note := range []string{n.Missing, n.Declined, n.Standing} {
+	for _, note := range []string{n.Missing, n.Declined} {
 		if note != "" {
 			b.WriteString(" [" + printable(note) + "]")
 		}
+	}
+	if n.Standing != "" {
+		text := "[" + printable(n.Standing) + "]"
+		if s.Paint != nil {
+			text = s.Paint(n.Standing, text)
+		}
+		b.WriteString(" " + text)
 	}
 	if n.Bootstrap {
 		b.WriteString(" [bootstrap]")
@@ -128,7 +136,8 @@ func printable(s string) string {
 func (s *Sub) DOT(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	out.WriteString("digraph quarry {\n\trankdir=LR;\n\tnode [shape=box, fontname=\"sans-serif\"];\n")
-	colors := map[string]string{"done": "palegreen", "ready": "lightskyblue", "waiting": "lightyellow", "blocked": "lightcoral"}
+	colors := map[string]string{"done": "palegreen", "ready": "lightskyblue", "waiting": "lightyellow", "blocked": "lightcoral",
+		"failed": "tomato", "building": "deepskyblue"}
 	for i, n := range s.Nodes {
 		label := n.Name()
 		if len(n.Archs) > 0 && len(n.Archs) <= 4 {
@@ -143,7 +152,7 @@ func (s *Sub) DOT(w io.Writer) error {
 		case n.Declined != "":
 			fmt.Fprintf(out, ", style=dashed, tooltip=%s", quoteDOT(n.Declined))
 		case n.Standing != "":
-			fmt.Fprintf(out, ", style=filled, fillcolor=%s, tooltip=%s", colors[n.Standing], quoteDOT(n.Standing))
+			fmt.Fprintf(out, ", style=filled, fillcolor=%s, tooltip=%s", cmp.Or(colors[n.Standing], "white"), quoteDOT(n.Standing))
 		}
 		if n.Bootstrap {
 			out.WriteString(", peripheries=2")

@@ -18,6 +18,9 @@ type Query struct {
 	Weak    bool   // recommended and optional dependencies too
 	// Status, if any, has to be of the same graph. It gives nodes their standing.
 	Status *Status
+	// Word, if any, gives the standing instead, for the nodes that one SubNode
+	// stands for: the caller may know more than Status, e.g. what is being built.
+	Word func(nodes []Node) string
 }
 
 // Sub is a part of a graph, for showing. It can be marshalled to JSON.
@@ -27,6 +30,10 @@ type Sub struct {
 	Nodes   []SubNode `json:"nodes"`
 	Edges   []SubEdge `json:"edges"`
 	limit   int       // Query.Depth
+
+	// Paint, if any, colours a node's standing in Text: what it gives stands
+	// there instead of text.
+	Paint func(standing, text string) string `json:"-"`
 }
 
 // SubNode is a release, on one arch or on several, or a name that nothing stands
@@ -240,8 +247,7 @@ func (s *selection) walk(roots []Node) {
 // neighbour is one end of an edge; the other is at hand.
 type neighbour struct {
 	need Need
-	node Node   // None: nothing meets the need
-	arch string // that the need is of
+	node Node // None: nothing meets the need
 }
 
 func (s *selection) neighbours(n Node) []neighbour {
@@ -270,7 +276,7 @@ func (s *selection) neighbours(n Node) []neighbour {
 	}
 	for _, a := range archs {
 		for _, need := range s.needs(g.node(slot, a)) {
-			nb := neighbour{need, None, g.machineArch(a)}
+			nb := neighbour{need, None}
 			if need.To != None {
 				nb.node = s.key(need.To)
 			}
@@ -332,7 +338,7 @@ func (s *selection) enterAny(nb neighbour, depth int) int {
 	}
 	i := len(s.sub.Nodes)
 	s.missing[nb.need.Raw] = i
-	s.sub.Nodes = append(s.sub.Nodes, SubNode{Package: nb.need.Raw, Missing: s.g.whyNot(nb.need, nb.arch), Depth: depth})
+	s.sub.Nodes = append(s.sub.Nodes, SubNode{Package: nb.need.Raw, Missing: s.g.whyNot(nb.need), Depth: depth})
 	s.keys = append(s.keys, None)
 	return i
 }
@@ -349,7 +355,9 @@ func (s *selection) enter(n Node, depth int) int {
 		archs = re.archs
 	}
 	worst := Absent
+	var nodes []Node
 	for _, a := range archs {
+		nodes = append(nodes, g.node(slot, a))
 		node.Archs = append(node.Archs, g.archs[a])
 		node.Bootstrap = node.Bootstrap || re.r.Traits[g.archs[a]].Bootstrap
 		if why := re.r.Declined(g.archs[a]); why != "" && node.Declined == "" {
@@ -363,6 +371,9 @@ func (s *selection) enter(n Node, depth int) int {
 	}
 	if worst != Absent {
 		node.Standing = worst.String()
+	}
+	if s.q.Word != nil {
+		node.Standing = s.q.Word(nodes)
 	}
 	if len(archs) == 1 && archs[0] == 0 {
 		node.Archs = []string{quarry.Noarch}

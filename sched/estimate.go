@@ -134,6 +134,9 @@ func (e *Estimator) ratio(a, b string) *mean {
 	return m
 }
 
+// Known reports whether a build of the package, on any arch, has told.
+func (e *Estimator) Known(pkg string) bool { return len(e.packages[pkg]) > 0 }
+
 // Expect tells how long a build is expected to take. size is as for Observe. It
 // is never less than a millisecond, nor more than a month.
 func (e *Estimator) Expect(pkg, arch string, size int64) time.Duration {
