@@ -363,7 +363,7 @@ func (g *Graph) appendDeps(list []Node, n Node) []Node {
 	for i := range c.needs {
 		switch to := c.needs[i].to; {
 		case to >= 0:
-			list = append(list, g.target(to, arch))
+			list = append(list, g.target(to, c.archOf(&c.needs[i], arch)))
 		case to == perArch:
 			if to := c.oddFor(int32(i), arch); to >= 0 {
 				list = append(list, g.target(to, arch))

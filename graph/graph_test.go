@@ -194,6 +194,47 @@ func TestArchs(t *testing.T) {
 	}
 }
 
+// A cross build needs tools of the machine's arch and libraries of its own.
+func TestCross(t *testing.T) {
+	gcc := release("gcc", "13", two)
+	gcc.Traits = map[string]quarry.Traits{"aarch64": {Cross: "x86_64", Needs: []string{"libc"}, HostNeeds: []string{"gcc", "make<5", "doc"}, TargetNeeds: []string{"make>4"}}}
+	odd := release("odd", "1", two)
+	odd.Traits = map[string]quarry.Traits{"aarch64": {Cross: "vax", HostNeeds: []string{"make", "doc"}}, "x86_64": {NoWorker: "no worker for it"}}
+	g := New([]quarry.Release{gcc, odd, release("libc", "2", two), release("make", "4", two), release("make", "5", two), release("doc", "1", []string{quarry.Noarch})}, Options{Archs: two})
+	n := at(t, g, "gcc", "13", "aarch64")
+	if got, want := needText(g, n), "libc = libc 2 aarch64; make>4 = make 5 aarch64; gcc = gcc 13 x86_64; make<5 = make 4 x86_64; doc = doc 1 noarch"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if k := g.Needs(n); k[0].Arch != "aarch64" || k[2].Arch != "x86_64" || k[2].Kind != HostNeed {
+		t.Errorf("%+v", k)
+	}
+	if c := g.Cycles(); len(c) > 0 { // of the same release, and on another arch
+		t.Error(c[0].Text)
+	}
+	if d := g.Dependents(at(t, g, "gcc", "13", "x86_64")); len(d) != 1 || d[0] != n {
+		t.Errorf("%v", d)
+	}
+	s := g.Status(StatusOptions{State: func(m Node) State {
+		if g.String(m) == "gcc 13 x86_64" {
+			return BuildFailed
+		}
+		return Built
+	}})
+	if s.Of(n) != Done {
+		t.Error(s.Of(n))
+	}
+	s = g.Status(StatusOptions{})
+	if got := s.Explain(at(t, g, "odd", "1", "aarch64")); got != "needs make: it is not built for vax" {
+		t.Error(got)
+	}
+	if got := s.Reasons(at(t, g, "odd", "1", "x86_64")); len(got) != 1 || got[0].Kind != NoBuilder || got[0].Text != "no worker for it" {
+		t.Error(got)
+	}
+	if s.Of(n) != Waiting {
+		t.Error(s.Of(n))
+	}
+}
+
 // links makes releases out of "a: b c; b: c; c!" for one arch, where ! declares
 // bootstrap.
 func links(text string, archs ...string) []quarry.Release {

@@ -132,24 +132,23 @@ func sameDeps(before *Graph, o Node, after *Graph, n Node) bool {
 }
 
 func (i *Impact) unmet(before *Graph, o Node, after *Graph, n Node, fresh bool) {
-	var was map[string]bool
+	var was map[[2]string]bool
 	for _, need := range after.Needs(n) {
 		if need.To != None {
 			continue
 		}
-		_, arch := after.split(n)
-		b := BrokenNeed{Node: n, Need: need, Text: after.String(n) + " " + after.whyNeed(need, after.machineArch(arch))}
+		b := BrokenNeed{Node: n, Need: need, Text: after.String(n) + " " + after.whyNeed(need)}
 		if fresh {
 			i.Unmet = append(i.Unmet, b)
 			continue
 		}
 		if was == nil {
-			was = map[string]bool{}
+			was = map[[2]string]bool{}
 			for _, m := range before.Needs(o) {
-				was[m.Raw] = m.To == None
+				was[[2]string{m.Raw, m.Arch}] = m.To == None
 			}
 		}
-		if !was[need.Raw] {
+		if !was[[2]string{need.Raw, need.Arch}] {
 			i.Broken = append(i.Broken, b)
 		}
 	}
@@ -173,7 +172,7 @@ func (i *Impact) sum(g *Graph, builds, moved []Node, built func(Node) bool, took
 		return
 	}
 	const first, again = 1, 2
-	what := make(map[Node]uint8, len(builds))
+	what := make([]uint8, g.Size())
 	from := slices.DeleteFunc(slices.Concat(builds, moved), func(n Node) bool { return !built(n) })
 	for _, n := range g.Above(from, built) {
 		what[n] = again

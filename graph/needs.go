@@ -16,6 +16,7 @@ type need struct {
 	name int32
 	to   int32 // a slot for all archs of the class, or one of the following
 	kind Kind
+	away bool // of a cross build: for the machine that builds, see class.machine
 }
 
 // What a dependency may come to instead of a slot.
@@ -31,8 +32,23 @@ const (
 // class are the archs of a release that have the same dependencies.
 type class struct {
 	archs []int32
-	needs []need
-	odd   []odd // by need and arch
+	// Of one that is cross built, which has one arch: the arch of the machine, and
+	// its name, as the channel need not have it (then it is noSuchArch).
+	machine int32
+	cross   string
+	needs   []need
+	odd     []odd // by need and arch
+}
+
+// noSuchArch is an arch that nothing is built for.
+const noSuchArch int32 = -2
+
+// archOf is the arch that a need of a node has to be met on.
+func (c *class) archOf(n *need, arch int32) int32 {
+	if n.away {
+		return c.machine
+	}
+	return arch
 }
 
 // odd is what a need comes to on one arch, where archs differ.
@@ -184,7 +200,15 @@ func (b *builder) resolve(slot int32, re *rel) {
 			rest.archs = append(rest.archs, a)
 			continue
 		}
-		re.classes = append(re.classes, class{archs: []int32{a}})
+		c := class{archs: []int32{a}}
+		if t.Cross != "" {
+			id, ok := g.archID[t.Cross]
+			if !ok {
+				id = noSuchArch
+			}
+			c.cross, c.machine = t.Cross, id
+		}
+		re.classes = append(re.classes, c)
 		b.fill(&re.classes[len(re.classes)-1], re, t)
 	}
 	if len(rest.archs) > 0 {
@@ -212,8 +236,12 @@ func (b *builder) fill(c *class, re *rel, t quarry.Traits) {
 	c.needs = make([]need, 0, n)
 	b.add(c, re, Needed, re.r.Needs)
 	b.add(c, re, Needed, t.Needs)
-	b.add(c, re, HostNeed, t.HostNeeds)
 	b.add(c, re, TargetNeed, t.TargetNeeds)
+	if c.cross != "" {
+		// On another arch, and so by itself: its versions need not be the same.
+		clear(b.group)
+	}
+	b.add(c, re, HostNeed, t.HostNeeds)
 	c.needs = slices.Clip(c.needs)
 }
 
@@ -250,7 +278,7 @@ func (b *builder) add(c *class, re *rel, kind Kind, raws []string) {
 		if !ok {
 			i = len(c.needs)
 			b.group[cand.name] = i
-			c.needs = append(c.needs, need{raw: raw, name: cand.name})
+			c.needs = append(c.needs, need{raw: raw, name: cand.name, away: kind == HostNeed && c.cross != ""})
 		}
 		n, want := &c.needs[i], bound{e.op, cand.version}
 		n.kind |= kind
@@ -288,6 +316,9 @@ func (b *builder) find(slot int32, c *class, i int32) int32 {
 	fit, none := b.fitting(slot, c, n)
 	if len(fit) == 0 {
 		return none
+	}
+	if n.away {
+		return g.best(fit, c.machine)
 	}
 	if g.servesAll(fit[0], c.archs) {
 		return fit[0]
@@ -405,7 +436,7 @@ func (b *builder) link(re *rel) {
 	b.slots = b.slots[:0]
 	for i := range re.classes {
 		c := &re.classes[i]
-		re.plain = re.plain && len(c.odd) == 0
+		re.plain = re.plain && len(c.odd) == 0 && c.cross == ""
 		for j := range c.needs {
 			if c.needs[j].to >= 0 {
 				b.slots = append(b.slots, c.needs[j].to)

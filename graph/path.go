@@ -48,8 +48,9 @@ func (g *Graph) appendDependents(list []Node, n Node) []Node {
 	for _, u := range r.to[r.off[slot]:r.off[slot+1]] {
 		re := g.rels[u]
 		for _, a := range re.archs {
-			// What stands on another arch cannot be meant.
-			if arch != 0 && a != arch && !(a == 0 && arch == g.machine) {
+			// Of what needs the same everywhere, what stands on another arch cannot
+			// be meant.
+			if re.plain && arch != 0 && a != arch && !(a == 0 && arch == g.machine) {
 				continue
 			}
 			if re.plain || g.needsNode(u, a, n) {
@@ -63,7 +64,7 @@ func (g *Graph) appendDependents(list []Node, n Node) []Node {
 func (g *Graph) needsNode(slot, arch int32, n Node) bool {
 	c := g.rels[slot].class(arch)
 	for i := range c.needs {
-		if to := c.to(i, arch); to >= 0 && g.target(to, arch) == n {
+		if to := c.to(i, arch); to >= 0 && g.target(to, c.archOf(&c.needs[i], arch)) == n {
 			return true
 		}
 	}

@@ -67,6 +67,12 @@ func randomPackage(rnd *rand.Rand, name string, names []string) []quarry.Release
 			if rnd.IntN(12) == 0 {
 				tr.HostNeeds = []string{need()}
 			}
+			if rnd.IntN(12) == 0 && a != quarry.Noarch {
+				tr.HostNeeds, tr.TargetNeeds = append(tr.HostNeeds, need(), name), []string{need()}
+				if tr.Cross = append(threeArchs, "vax")[rnd.IntN(4)]; tr.Cross == a {
+					tr.Cross = ""
+				}
+			}
 			if !tr.IsZero() {
 				if r.Traits == nil {
 					r.Traits = map[string]quarry.Traits{}
@@ -235,12 +241,12 @@ func checkImpact(t *testing.T, before, after *Graph) {
 		if !ok || before.Release(o).Commit != after.Release(n).Commit {
 			continue
 		}
-		met := map[string]bool{}
+		met := map[[2]string]bool{}
 		for _, need := range before.Needs(o) {
-			met[need.Raw] = need.To != None
+			met[[2]string{need.Raw, need.Arch}] = need.To != None
 		}
 		for _, need := range after.Needs(n) {
-			was, same := met[need.Raw]
+			was, same := met[[2]string{need.Raw, need.Arch}]
 			if need.To == None && (was || !same) {
 				broken++
 			}

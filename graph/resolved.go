@@ -35,6 +35,7 @@ type Need struct {
 	Raw  string // as the recipe writes it, e.g. zlib>=1.2; several of one name are joined by ", "
 	Name string // the name that is meant, e.g. zlib; "" if it cannot be read
 	Kind Kind
+	Arch string     // that it has to be met on: the node's, but for what the machine of a cross build needs
 	To   Node       // what meets it; None if nothing does
 	Why  ReasonKind // why nothing does; "" if something does
 }
@@ -56,7 +57,11 @@ func (g *Graph) needsOf(c *class, arch int32) []Need {
 
 func (g *Graph) need(c *class, i int, arch int32) Need {
 	n := &c.needs[i]
-	out := Need{Raw: n.raw, Kind: n.kind, To: None}
+	out := Need{Raw: n.raw, Kind: n.kind, To: None, Arch: c.cross}
+	if !n.away {
+		out.Arch = g.machineArch(arch)
+	}
+	arch = c.archOf(n, arch)
 	if n.name >= 0 {
 		out.Name = g.names.list[n.name]
 	}
@@ -87,7 +92,7 @@ func (g *Graph) Resolve(needs []string, arch string) []Need {
 func (g *Graph) resolveList(needs []string, arch string, kind Kind) []Need {
 	a, ok := g.archID[arch]
 	if !ok {
-		a = -2 // an arch that nothing is built for: only what is noarch fits
+		a = noSuchArch // only what is noarch fits
 	}
 	// Names that nobody has are entered in a copy: the graph is shared.
 	view := g.view()
@@ -95,7 +100,11 @@ func (g *Graph) resolveList(needs []string, arch string, kind Kind) []Need {
 	c := class{archs: []int32{a}}
 	b.add(&c, nil, kind, needs)
 	b.aim(-1, &c)
-	return view.needsOf(&c, a)
+	list := view.needsOf(&c, a)
+	for i := range list {
+		list[i].Arch = arch
+	}
+	return list
 }
 
 // view is a copy that names may be added to.
@@ -111,16 +120,16 @@ func (g *Graph) view() *Graph {
 }
 
 // whyNeed says in words why a dependency has nothing that meets it.
-func (g *Graph) whyNeed(n Need, arch string) string {
-	return fmt.Sprintf("needs %.200s: %s", n.Raw, g.whyNot(n, arch))
+func (g *Graph) whyNeed(n Need) string {
+	return fmt.Sprintf("needs %.200s: %s", n.Raw, g.whyNot(n))
 }
 
-func (g *Graph) whyNot(n Need, arch string) string {
+func (g *Graph) whyNot(n Need) string {
 	switch n.Why {
 	case WrongVersion:
 		return fmt.Sprintf("no version that is pushed fits (%s)", g.versions(n.Name))
 	case WrongArch:
-		return "it is not built for " + arch
+		return "it is not built for " + n.Arch
 	case Contradiction:
 		return "no version can be all of that at once, loosen one of them"
 	case Unreadable:

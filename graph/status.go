@@ -215,6 +215,9 @@ func (s *Status) plainReasons(n Node) []Reason {
 	if tr.Broken != "" {
 		add(Broken, "", "is broken: %s", tr.Broken)
 	}
+	if tr.NoWorker != "" {
+		add(NoBuilder, "", "%s", tr.NoWorker)
+	}
 	if why := s.o.Builder(n); why != "" {
 		add(NoBuilder, "", "%s", why)
 	}
@@ -223,7 +226,7 @@ func (s *Status) plainReasons(n Node) []Reason {
 	}
 	for _, need := range g.Needs(n) {
 		if need.To == None {
-			add(need.Why, need.Raw, "%s", g.whyNeed(need, g.machineArch(arch)))
+			add(need.Why, need.Raw, "%s", g.whyNeed(need))
 		}
 	}
 	return list
@@ -233,6 +236,9 @@ func (s *Status) plainReasons(n Node) []Reason {
 func (g *Graph) machineArch(arch int32) string {
 	if arch == 0 && g.machine >= 0 {
 		arch = g.machine
+	}
+	if arch < 0 {
+		return ""
 	}
 	return g.archs[arch]
 }
