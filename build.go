@@ -36,10 +36,14 @@ type Release struct {
 	// Traits is what the recipe says of one arch, by arch; where it says nothing
 	// there is no entry.
 	Traits map[string]Traits `json:"traits,omitempty"`
+	// Crossed is the same for cross builds, where that differs. It is for who
+	// decides how each arch is built (graph.Assign), and then in Traits.
+	Crossed map[string]Traits `json:"crossed,omitempty"`
 }
 
-// BuildNeeds is all that the release needs to be built for an arch, on a
-// machine of that arch, as the recipe writes it.
+// BuildNeeds is all of an arch that the release needs to be built for it, as
+// the recipe writes it. What a cross build needs of the arch of the machine is
+// not among it: that is CrossNeeds.
 func (r Release) BuildNeeds(arch string) []string {
 	t, ok := r.Traits[arch]
 	if !ok {
@@ -47,6 +51,9 @@ func (r Release) BuildNeeds(arch string) []string {
 	}
 	needs := slices.Clone(r.Needs)
 	for _, n := range slices.Concat(t.Needs, t.HostNeeds, t.TargetNeeds) {
+		if t.Cross != "" && !slices.Contains(t.Needs, n) && !slices.Contains(t.TargetNeeds, n) {
+			continue // for the machine alone
+		}
 		if !slices.Contains(needs, n) {
 			needs = append(needs, n)
 		}
@@ -54,14 +61,28 @@ func (r Release) BuildNeeds(arch string) []string {
 	return needs
 }
 
+// CrossNeeds is what the release needs of another arch to be cross built for an
+// arch, and which other arch that is: that of the machine that builds. "" and
+// nothing where it is not cross built.
+func (r Release) CrossNeeds(arch string) (machine string, needs []string) {
+	t := r.Traits[arch]
+	if t.Cross == "" {
+		return "", nil
+	}
+	return t.Cross, t.HostNeeds
+}
+
 // Declined tells why the release is not built for an arch though the recipe
-// and the channel have it; "" when it is.
+// and the channel have it; "" when it is. Either its recipe says so, or the farm
+// has no worker for it.
 func (r Release) Declined(arch string) string {
 	switch t := r.Traits[arch]; {
 	case t.Restricted != "":
 		return "restricted: " + t.Restricted
 	case t.Broken != "":
 		return "broken: " + t.Broken
+	case t.NoWorker != "":
+		return t.NoWorker
 	}
 	return ""
 }
@@ -76,11 +97,18 @@ type Traits struct {
 	HostNeeds   []string `json:"host_needs,omitempty"`   // needed while it is built, for the machine that builds
 	TargetNeeds []string `json:"target_needs,omitempty"` // needed while it is built, for the arch that it is built for
 	Memory      int64    `json:"memory,omitempty"`       // bytes that the build asks for
+
+	// Cross is the arch of the machine that cross builds it; "" when it is built
+	// in a system of its own arch. The farm says so, and not the recipe, which
+	// has then been read as for cross builds.
+	Cross string `json:"cross,omitempty"`
+	// NoWorker tells why none of the farm's workers can build it; "" when one can.
+	NoWorker string `json:"no_worker,omitempty"`
 }
 
 // IsZero reports whether nothing is said.
 func (t Traits) IsZero() bool {
-	return t.Broken == "" && t.Restricted == "" && !t.NoCross && !t.Bootstrap && t.Memory == 0 &&
+	return t.Broken == "" && t.Restricted == "" && !t.NoCross && !t.Bootstrap && t.Memory == 0 && t.Cross == "" && t.NoWorker == "" &&
 		len(t.Needs)+len(t.HostNeeds)+len(t.TargetNeeds) == 0
 }
 
@@ -101,15 +129,27 @@ func CheckTime(t time.Time) error {
 // an arch, each pair with an instance of its own. Arch may be noarch.
 type Environment struct {
 	Channel string `json:"channel"`
-	Arch    string `json:"arch"`
+	Arch    string `json:"arch"` // of what is built
+	// Cross is the arch of the system, where it is another one that has a cross
+	// compiler for Arch.
+	Cross string `json:"cross,omitempty"`
 }
 
-// String is the environment's name, e.g. testing/x86_64.
-func (e Environment) String() string { return e.Channel + "/" + e.Arch }
+// String is the environment's name, e.g. testing/x86_64, or
+// testing/aarch64@x86_64 where aarch64 is cross built on x86_64.
+func (e Environment) String() string {
+	if e.Cross != "" {
+		return e.Channel + "/" + e.Arch + "@" + e.Cross
+	}
+	return e.Channel + "/" + e.Arch
+}
+
+// System is the arch of the environment's system.
+func (e Environment) System() string { return cmp.Or(e.Cross, e.Arch) }
 
 // Compare orders environments by channel, then by arch.
 func (e Environment) Compare(o Environment) int {
-	return cmp.Or(cmp.Compare(e.Channel, o.Channel), cmp.Compare(e.Arch, o.Arch))
+	return cmp.Or(cmp.Compare(e.Channel, o.Channel), cmp.Compare(e.Arch, o.Arch), cmp.Compare(e.Cross, o.Cross))
 }
 
 // Target is the place of a record: there is at most one record at each.
@@ -174,7 +214,9 @@ type Build struct {
 }
 
 // Environment is where the build runs.
-func (b Build) Environment() Environment { return Environment{b.Channel, b.Arch} }
+func (b Build) Environment() Environment {
+	return Environment{Channel: b.Channel, Arch: b.Arch, Cross: b.Traits[b.Arch].Cross}
+}
 
 // Target is where the build's record goes.
 func (b Build) Target() Target { return Target{b.Channel, b.Package, b.Version, b.Arch} }

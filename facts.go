@@ -130,10 +130,11 @@ type Failure struct {
 
 // HostInfo says where and in what the build ran.
 type HostInfo struct {
-	Builder   string `json:"builder"`   // e.g. farm1
-	Base      string `json:"base"`      // digest of the base's content, sha256:...
-	Instance  string `json:"instance"`  // digest of the instance's content; the base's where the channel has no setup
-	Emulation string `json:"emulation"` // native, compat or emulated
+	Builder   string `json:"builder"`         // e.g. farm1
+	Base      string `json:"base"`            // digest of the base's content, sha256:...
+	Instance  string `json:"instance"`        // digest of the instance's content; the base's where the channel has no setup
+	Emulation string `json:"emulation"`       // native, compat or emulated: how the machine runs the programs of the instance
+	Cross     string `json:"cross,omitempty"` // arch of the instance, where the package was cross built for another one
 	Kernel    string `json:"kernel"`
 	Runtime   string `json:"runtime"` // e.g. runc
 	CPUs      int    `json:"cpus"`
@@ -149,6 +150,9 @@ type DepUsed struct {
 	ABI string `json:"abi,omitempty" toml:"abi,omitempty"`
 	// Direct says that the recipe names it, and not only another dependency.
 	Direct bool `json:"direct,omitempty" toml:"direct,omitempty"`
+	// Arch is that of the machine, for the tools of a cross build. "" for what is
+	// of the arch that was built for.
+	Arch string `json:"arch,omitempty" toml:"arch,omitempty"`
 }
 
 // Artifact is the archive of what a package installs.

@@ -72,6 +72,12 @@ type Build struct {
 	Jobs     int      `toml:"jobs"`     // make -j of one build; 0: cores shared among the workers
 	Command  string   `toml:"command"`  // builder in the image to call instead of the built-in steps
 	Standard Duration `toml:"standard"` // build time of the standard package: one SBU
+	// WorkersFor says on what each arch is built, as hostarch:targetarch:cost[:iscross];
+	// none: each in a system of its own.
+	WorkersFor []string `toml:"workers_for"`
+	// Triplets name the cross toolchains of archs where Debian's names are not
+	// theirs, e.g. aarch64 = "aarch64-unknown-linux-gnu".
+	Triplets map[string]string `toml:"triplets"`
 }
 
 // Limits bound one build. A recipe may ask for less, never for more.
@@ -280,6 +286,9 @@ func (c *Config) check() error {
 		c.Channels = map[string]*Channel{c.DefaultChannel: {}}
 	}
 	if err := c.checkChannels(); err != nil {
+		return err
+	}
+	if err := c.checkWorkers(); err != nil {
 		return err
 	}
 	if _, port, err := net.SplitHostPort(c.SSH.Listen); err != nil || port == "" {

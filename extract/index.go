@@ -15,8 +15,9 @@ import (
 // system are loaded with: those in the folders that loaders search by default
 // and in those of its /etc/ld.so.conf. Links are followed as a process with
 // this root would, never out of it. A base of a few hundred libraries takes
-// some milliseconds; the result can be kept as JSON.
-func IndexLibraries(root string) (LibraryIndex, error) {
+// some milliseconds; the result can be kept as JSON. further are folders to look
+// in too: those of a cross compiler.
+func IndexLibraries(root string, further ...string) (LibraryIndex, error) {
 	var x LibraryIndex
 	fd, err := openRoot(root)
 	if err != nil {
@@ -24,7 +25,7 @@ func IndexLibraries(root string) (LibraryIndex, error) {
 	}
 	defer unix.Close(fd)
 	r := &rootfs{root: fd}
-	dirs := r.libraryDirs()
+	dirs := append(r.libraryDirs(), further...)
 	known := map[fileID]*elfFile{} // nil for what is no library
 	seen := map[string]bool{}      // folders by real path: /lib may be usr/lib
 	for _, dir := range dirs {

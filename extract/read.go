@@ -173,6 +173,9 @@ func (r *reader) describe(e *entry, f io.ReaderAt, sum [sha256.Size]byte) error 
 	e.SHA256 = hex.EncodeToString(sum[:])
 	in := inspect(e.Path, f, e.Size)
 	e.Class, e.ELF, e.Interpreter = in.class, in.elf, in.interpreter
+	if r.Cross != nil && in.class == quarry.ClassStatic {
+		e.objects = archiveArch(f, e.Size)
+	}
 	if in.warning != "" {
 		e.warn = append(e.warn, "cannot be read as what it seems to be: "+in.warning)
 	}

@@ -29,6 +29,9 @@ type Options struct {
 	// What the package has in them is refused, what it has pointing into them
 	// is warned about.
 	BuildPaths []string
+	// Cross says that the tree was cross built: what is for the machine that did
+	// is refused.
+	Cross *Cross
 	// Limits of zero are DefaultLimits.
 	Limits Limits
 	// Workers is how many cores to use; 0 is all, 16 at most. It does not
@@ -78,6 +81,9 @@ func Tree(ctx context.Context, root string, o Options) (*quarry.Facts, *quarry.A
 		defer out.abort()
 	}
 	if err := t.read(ctx, out); err != nil {
+		return nil, nil, err
+	}
+	if err := t.foreign(); err != nil {
 		return nil, nil, err
 	}
 	facts := t.facts()

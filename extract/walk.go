@@ -45,6 +45,8 @@ type entry struct {
 	ctime  unix.Timespec
 	caps   []byte // plainCaps
 	warn   []string
+
+	objects string // arch of what a static library holds, where that matters
 }
 
 type fileID struct{ dev, ino uint64 }

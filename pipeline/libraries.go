@@ -20,18 +20,27 @@ type Libraries struct {
 	known map[string]extract.LibraryIndex
 }
 
-// of gives the index of the workspace's instance. The workspace must still be
-// clean when it is the first of that.
-func (l *Libraries) of(ws *images.Workspace) (extract.LibraryIndex, error) {
+// of gives the index of the workspace's instance, with the libraries of a cross
+// toolchain where triplet names one. The workspace must still be clean when it is
+// the first of that.
+func (l *Libraries) of(ws *images.Workspace, triplet string) (extract.LibraryIndex, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if x, ok := l.known[ws.Instance.Digest]; ok {
+	key := strings.ReplaceAll(ws.Instance.Digest, ":", "-")
+	var further []string
+	if triplet != "" {
+		key += "-" + triplet
+		for _, lib := range []string{"lib", "lib64", "lib32"} {
+			further = append(further, "/usr/"+triplet+"/"+lib)
+		}
+	}
+	if x, ok := l.known[key]; ok {
 		return x, nil
 	}
-	file := filepath.Join(l.Dir, strings.ReplaceAll(ws.Instance.Digest, ":", "-")+".json")
+	file := filepath.Join(l.Dir, key+".json")
 	var x extract.LibraryIndex
 	if data, err := os.ReadFile(file); err != nil || json.Unmarshal(data, &x) != nil {
-		if x, err = extract.IndexLibraries(ws.Root()); err != nil {
+		if x, err = extract.IndexLibraries(ws.Root(), further...); err != nil {
 			return x, err
 		}
 		if data, err := json.Marshal(x); err == nil && os.MkdirAll(l.Dir, 0o755) == nil {
@@ -44,6 +53,6 @@ func (l *Libraries) of(ws *images.Workspace) (extract.LibraryIndex, error) {
 	if l.known == nil {
 		l.known = map[string]extract.LibraryIndex{}
 	}
-	l.known[ws.Instance.Digest] = x
+	l.known[key] = x
 	return x, nil
 }

@@ -37,6 +37,8 @@ type Settings struct {
 	Silence  time.Duration // without output
 	Log      int64         // bytes of output
 	Monitor  time.Duration // between two samples of what a build uses; 0: usage.DefaultEvery
+	// Triplets name cross toolchains, by arch, where they are not runner.Triplet's.
+	Triplets map[string]string
 }
 
 // Dependency is a package to install into the workspace before the build.
@@ -68,6 +70,8 @@ type Pipeline struct {
 	Layers *layers.Cache
 	// Usage keeps what builds use while they run; nil: only totals are kept.
 	Usage *usage.Store
+
+	toolchains toolchains
 }
 
 // Run makes one attempt. A failed build is an outcome; an error is the farm's
@@ -78,7 +82,8 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 	}
 	tail := &tailWriter{}
 	log := io.MultiWriter(tail, in.Log)
-	out := &quarry.Outcome{Build: in.Build, Info: in.Recipe.InfoFor(in.Build.Arch), Started: time.Now()}
+	env := in.Build.Environment()
+	out := &quarry.Outcome{Build: in.Build, Info: in.Recipe.InfoFor(in.Build.Arch, env.Cross != ""), Started: time.Now()}
 	out.Info.Recipe = in.Recipe.Digest
 	out.Warnings = append(out.Warnings, in.Recipe.Warnings...)
 	for _, d := range in.Deps {
@@ -88,7 +93,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 	in.OnStep(quarry.StepPrepare)
 	lim := p.limits(in.Recipe)
 	ws, err := p.Images.Workspace(ctx, images.Spec{
-		Name: fmt.Sprint(in.Build.Number), Arch: p.arch(in.Build.Arch), Channel: in.Build.Channel,
+		Name: fmt.Sprint(in.Build.Number), Arch: p.arch(env.System()), Channel: in.Build.Channel,
 		Limits: lim,
 		// No network, whatever the recipe asks for: a build that could fetch
 		// could not be reproduced.
@@ -118,14 +123,25 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		in.OnStep = func(step string) { rec.Step(step); tell(step) }
 	}
 	out.Host = p.host(ws)
+	out.Host.Cross = env.Cross
+	how := ws.Emulation
+	if env.Cross != "" {
+		how += ", cross built on " + env.Cross
+	}
 	fmt.Fprintf(log, "==> quarry: build %d, attempt %d: %s at %.12s in instance %.19s (%s)\n", in.Build.Number,
-		in.Build.Attempt, in.Build.Target(), in.Build.Commit, ws.Instance.Digest, ws.Emulation)
-	base, err := p.Libraries.of(ws)
+		in.Build.Attempt, in.Build.Target(), in.Build.Commit, ws.Instance.Digest, how)
+	job := p.job(in, log)
+	triplet := ""
+	if job.Cross != nil {
+		triplet = job.Cross.Triplet
+	}
+	base, err := p.Libraries.of(ws, triplet)
 	if err != nil {
 		return nil, err
 	}
 
-	res, err := runner.Run(ctx, ws, p.job(in, log))
+	res, err := runner.Run(ctx, ws, job)
+	p.toolchain(env, err)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +153,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		begun := time.Now()
 		out.Facts, out.Artifact, err = extract.Tree(ctx, res.Staged, extract.Options{
 			UIDBase: ws.UID, GIDBase: ws.GID, Store: p.Artifacts, SourceTime: in.Build.Time,
-			Base: base, Deps: depIndexes(in.Deps), BuildPaths: []string{"/quarry"},
+			Base: base, Deps: depIndexes(in.Deps), BuildPaths: []string{"/quarry"}, Cross: crossOf(env),
 		})
 		var refused *extract.RefusedError
 		switch {
@@ -150,8 +166,12 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 			return nil, err
 		default:
 			out.Facts.SizeBefore = ws.Instance.Size
-			for _, d := range in.Deps {
-				out.Facts.SizeBefore += d.Size
+			if env.Cross != "" {
+				out.Facts.SizeBefore = 0 // the system that it is for has not been there
+			} else {
+				for _, d := range in.Deps {
+					out.Facts.SizeBefore += d.Size
+				}
 			}
 			for _, w := range out.Facts.Warnings {
 				fmt.Fprintf(log, "==> quarry: warning: %s\n", w)
@@ -178,6 +198,11 @@ func (p *Pipeline) job(in Input, log io.Writer) runner.Job {
 		Command: p.Settings.Command, Jobs: lower(p.Settings.Jobs, in.Recipe.Ext.Jobs),
 		Limits: runner.Limits{Step: p.Settings.Step, Silence: p.Settings.Silence, Log: p.Settings.Log},
 	}
+	if env := in.Build.Environment(); env.Cross != "" {
+		how, err := images.Emulation(env.Arch)
+		job.Cross = &runner.Cross{Machine: env.Cross, Triplet: p.triplet(env.Arch), Build: p.triplet(env.Cross),
+			Runs: err == nil && how == images.Emulated}
+	}
 	for _, d := range in.Deps {
 		job.Deps = append(job.Deps, runner.Dep{DepUsed: d.DepUsed, Path: p.Artifacts.Path(d.Artifact)})
 	}
@@ -187,6 +212,9 @@ func (p *Pipeline) job(in Input, log io.Writer) runner.Job {
 func depIndexes(deps []Dependency) []extract.Dependency {
 	var out []extract.Dependency
 	for _, d := range deps {
+		if d.Arch != "" {
+			continue // it runs, and nothing is linked with it
+		}
 		out = append(out, extract.Dependency{Package: d.Package, Libraries: extract.IndexFiles(d.Files)})
 	}
 	return out

@@ -85,7 +85,8 @@ func (r *Recipe) Traits(arch string, cross bool) quarry.Traits {
 // of the archs that its channel has, those that it is for and what holds there.
 func (r *Recipe) Fill(rel *quarry.Release, channelArchs []string) {
 	rel.Needs, rel.Provides = slices.Clone(r.Info.Needed), slices.Clone(r.Info.Provides)
-	rel.Archs, rel.Traits = r.Archs(channelArchs), nil
+	rel.Archs, rel.Traits, rel.Crossed = r.Archs(channelArchs), nil, nil
+	onlyCross := slices.ContainsFunc(r.Ext.When, func(c Clause) bool { return c.Cross != nil })
 	for _, arch := range rel.Archs {
 		if t := r.Traits(arch, false); !t.IsZero() {
 			if rel.Traits == nil {
@@ -93,14 +94,20 @@ func (r *Recipe) Fill(rel *quarry.Release, channelArchs []string) {
 			}
 			rel.Traits[arch] = t
 		}
+		if onlyCross {
+			if rel.Crossed == nil {
+				rel.Crossed = map[string]quarry.Traits{}
+			}
+			rel.Crossed[arch] = r.Traits(arch, true)
+		}
 	}
 }
 
-// InfoFor is what goes into the record of a build for an arch: Info, with what
-// the package needs there.
-func (r *Recipe) InfoFor(arch string) quarry.Info {
+// InfoFor is what goes into the record of a build for an arch, one that is cross
+// built or one that is not: Info, with what the package needs there.
+func (r *Recipe) InfoFor(arch string, cross bool) quarry.Info {
 	info := r.Info
-	for _, n := range r.Traits(arch, false).Needs {
+	for _, n := range r.Traits(arch, cross).Needs {
 		if !slices.Contains(info.Needed, n) {
 			info.Needed = append(slices.Clip(info.Needed), n)
 		}

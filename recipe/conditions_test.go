@@ -70,7 +70,7 @@ func TestInfoFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for arch, want := range map[string]string{"x86_64": "a b c", "s390x": "a b c z"} {
-		if got := strings.Join(r.InfoFor(arch).Needed, " "); got != want {
+		if got := strings.Join(r.InfoFor(arch, false).Needed, " "); got != want {
 			t.Errorf("on %s it needs %s, want %s", arch, got, want)
 		}
 	}

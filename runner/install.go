@@ -21,8 +21,7 @@ import (
 // about a workspace that is of no use any more, or about ctx. In any other trouble,
 // which is in the farm's log, there is the slower way, which also finds
 // out what is wrong with an artifact.
-func (r *run) layIn(ctx context.Context) (rest []Dep, err error) {
-	deps := r.job.Deps
+func (r *run) layIn(ctx context.Context, deps []Dep) (rest []Dep, err error) {
 	if r.job.Layers == nil || len(deps) == 0 {
 		return deps, nil
 	}
@@ -70,20 +69,27 @@ func (r *run) layIn(ctx context.Context) (rest []Dep, err error) {
 // install lays a dependency's artifact into the workspace. The guest gets the
 // open file and not a copy: the workspace sees neither the artifact store nor
 // a name in it.
-func (r *run) install(ctx context.Context, d Dep) error {
+func (r *run) install(ctx context.Context, d Dep) error { return r.installInto(ctx, d, "") }
+
+// installInto does that in a folder that stands for a system's /.
+func (r *run) installInto(ctx context.Context, d Dep, root string) error {
 	f, err := os.Open(d.Path)
 	if err != nil {
 		return fmt.Errorf("dependency %s %s: its artifact cannot be read: %w", d.Package, d.Version, err)
 	}
 	defer f.Close()
-	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpInstall, Name: d.Package + "-" + d.Version}, f, r.limits.Step, nil)
+	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpInstall, Name: d.Package + "-" + d.Version, Root: root}, f, r.limits.Step, nil)
 	if err != nil {
 		return r.lost(ctx, "prepare", err)
 	}
 	if why := reply.Error + reply.Problem; why != "" {
 		return fmt.Errorf("dependency %s %s cannot be installed: %s", d.Package, d.Version, why)
 	}
-	r.log.farm("prepare: %s %s installed, %.12s", d.Package, d.Version, d.Artifact)
+	where := ""
+	if root != "" {
+		where = " in " + root
+	}
+	r.log.farm("prepare: %s %s installed%s, %.12s", d.Package, d.Version, where, d.Artifact)
 	return nil
 }
 

@@ -54,11 +54,15 @@ func (r *run) plan() []step {
 	}
 	if rec.HasConfigure {
 		steps = append(steps, step{name: quarry.StepConfigure, env: r.parallel(),
-			cmds: []guest.Command{{Args: append([]string{"./configure"}, rec.Configure...), Shell: true}}})
+			cmds: []guest.Command{{Args: slices.Concat([]string{"./configure"}, r.job.crossConfigure(), rec.Configure), Shell: true}}})
 	}
 	steps = append(steps, step{name: quarry.StepMake, cmds: command(rec.Make), env: r.parallel()})
-	if !rec.Test.IsZero() {
-		steps = append(steps, step{name: quarry.StepTest, cmds: command(rec.Test), env: r.parallel(), lax: rec.Ext.TestsMayFail})
+	switch {
+	case rec.Test.IsZero():
+	case r.job.Cross != nil && !r.job.Cross.Runs:
+		r.log.farm("test: left out: programs for %s do not run on this machine (quarry doctor says what it takes)", r.job.Build.Arch)
+	default:
+		steps = append(steps, step{name: quarry.StepTest, cmds: command(rec.Test), env: append(r.parallel(), r.emulation()...), lax: rec.Ext.TestsMayFail})
 	}
 	// Make gets DESTDIR on its command line, where it overrides the Makefile's
 	// own: ncurses, readline, less, bash and screen ignore the environment's.
@@ -117,11 +121,12 @@ func (r *run) parallel() []string {
 	return []string{fmt.Sprintf("MAKEFLAGS=-j%d", n)}
 }
 
-// environment is everything that a step finds in its environment. The
-// recipe's own comes last and wins.
-func (r *run) environment(extra []string) []string {
-	env := []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+const plainPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// plain is the environment that is every build's.
+func (r *run) plain() []string {
+	return []string{
+		"PATH=" + plainPath,
 		"HOME=" + UserPath,
 		"USER=root", "LOGNAME=root", "SHELL=/bin/sh", "TERM=dumb",
 		"LC_ALL=C.UTF-8", "TZ=UTC",
@@ -131,7 +136,12 @@ func (r *run) environment(extra []string) []string {
 		// of a workspace is nobody on the host.
 		"FORCE_UNSAFE_CONFIGURE=1",
 	}
-	env = append(env, extra...)
+}
+
+// environment is everything that a step finds in its environment. The
+// recipe's own comes last and wins.
+func (r *run) environment(extra []string) []string {
+	env := slices.Concat(r.plain(), r.job.crossEnvironment(), extra)
 	for _, e := range r.job.Recipe.Env {
 		env = append(env, e.Key+"="+e.Value)
 	}

@@ -41,6 +41,11 @@ type Job struct {
 	Limits Limits
 	Jobs   int // of make at one time; 0: one
 
+	// Cross has the build made in a workspace of another arch; nil: of its own.
+	// Of the dependencies those with an arch run in the workspace, the others are
+	// what it is compiled against.
+	Cross *Cross
+
 	// Command is a line for the workspace's /bin/sh that builds the package
 	// instead of the built-in steps; blank for these.
 	Command string
@@ -87,6 +92,7 @@ type run struct {
 
 	began   time.Time
 	dir     string       // working directory of the steps, as the workspace sees it
+	loader  string       // folder whose lib has the loader and C library of a cross toolchain
 	logLeft int64        // bytes of output that are left
 	before  images.Usage // when the step at hand began
 }
@@ -228,7 +234,13 @@ func (r *run) prepare(ctx context.Context) error {
 	r.result.Usage.SourceSize = total.bytes
 	r.log.farm("%s: %d files with %s, of %s", quarry.StepPrepare, total.files, human.Size(total.bytes), r.sourceTime().UTC().Format(time.RFC3339))
 
-	rest, err := r.layIn(ctx)
+	if r.job.Cross != nil {
+		if err := r.toolchain(ctx); err != nil {
+			return err
+		}
+	}
+	system, sysroot := r.job.crossDeps()
+	rest, err := r.layIn(ctx, system)
 	if err != nil {
 		return err
 	}
@@ -237,10 +249,13 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(r.job.Deps) > 0 {
+	if len(system) > 0 {
 		if err := r.linkerCache(ctx); err != nil {
 			return err
 		}
+	}
+	if err := r.sysroot(ctx, sysroot); err != nil {
+		return err
 	}
 	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpPlace, Place: &guest.Place{
 		Root: SourcePath, Dir: r.job.Recipe.Ext.Directory, Time: r.sourceTime(),

@@ -80,7 +80,10 @@ func (s *session) deadline(ctx context.Context, d time.Duration) error {
 }
 
 // output is what a step may print and has printed.
-type output struct{ left int64 }
+type output struct {
+	left int64
+	to   io.Writer // nil: the log
+}
 
 // ask has the guest do something and waits for its answer, for as long as
 // within at most. What the step prints goes to the log; out is nil where there
@@ -128,7 +131,11 @@ func (s *session) ask(ctx context.Context, q guest.Request, file *os.File, withi
 			if out.left -= int64(len(payload)); out.left < 0 {
 				return guest.Reply{}, fmt.Errorf("%w: more output than the step may have", guest.ErrFrame)
 			}
-			if _, err := s.log.Write(payload); err != nil {
+			to := out.to
+			if to == nil {
+				to = s.log
+			}
+			if _, err := to.Write(payload); err != nil {
 				return guest.Reply{}, fmt.Errorf("the build's log cannot be written: %w", err)
 			}
 		default:

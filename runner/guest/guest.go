@@ -133,7 +133,7 @@ func (g *guest) do(q *Request) (Reply, error) {
 	case q.Op == OpInstall && len(g.fds) > 0:
 		f := os.NewFile(uintptr(g.fds[0]), q.Name)
 		g.fds = g.fds[1:]
-		err := install(f)
+		err := install(f, q.Root)
 		f.Close()
 		return answer(err, Reply{}), nil
 	}

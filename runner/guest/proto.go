@@ -63,7 +63,7 @@ type Hello struct {
 
 // The operations a runner may ask for.
 const (
-	OpInstall = "install" // lay the artifact that comes with the request (SCM_RIGHTS) into /
+	OpInstall = "install" // lay the artifact that comes with the request (SCM_RIGHTS) into / or Root
 	OpPlace   = "place"   // find the working directory, unpacking a lone tarball
 	OpRun     = "run"     // run a step
 )
@@ -74,6 +74,7 @@ type Request struct {
 	ID    uint32 `json:"id"`
 	Op    string `json:"op"`
 	Name  string `json:"name,omitempty"` // install: of the dependency, for messages
+	Root  string `json:"root,omitempty"` // install: the folder to lay it into; blank: /
 	Place *Place `json:"place,omitempty"`
 	Run   *Run   `json:"run,omitempty"`
 }
