@@ -138,7 +138,10 @@ func (o *owner) load() {
 		if e.Build != nil {
 			it := &item{Build: *e.Build, stop: e.Stop, stopReason: e.StopReason}
 			if it.State == quarry.Waiting {
-				it.unmet = it.BuildNeeds(it.Arch) // until they are looked at
+				it.unmet = nil // until they are looked at
+				for dep := range needs(it.Release, it.Arch) {
+					it.unmet = append(it.unmet, dep)
+				}
 			}
 			o.last = max(o.last, it.Number)
 			o.put(it.Number, it)

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -94,7 +95,7 @@ func Survey(pkg string, releases []quarry.Release, problems []Problem, records f
 					continue
 				}
 			} else {
-				w.Unmet, err = unmet(recs, r.BuildNeeds(arch), arch)
+				w.Unmet, err = unmet(recs, r, arch)
 			}
 			switch {
 			case err == nil:
@@ -142,13 +143,32 @@ func checkRelease(r quarry.Release) error {
 	return nil
 }
 
-func unmet(recs Records, needs []string, arch string) (missing []string, err error) {
-	for _, dep := range needs {
+// needs lists what a release needs to be built for an arch, and of which arch: of
+// a cross build's machine, too.
+func needs(r quarry.Release, arch string) iter.Seq2[string, string] {
+	return func(yield func(dep, arch string) bool) {
+		for _, dep := range r.BuildNeeds(arch) {
+			if !yield(dep, arch) {
+				return
+			}
+		}
+		machine, tools := r.CrossNeeds(arch)
+		for _, dep := range tools {
+			if !yield(dep, machine) {
+				return
+			}
+		}
+	}
+}
+
+// unmet lists what a release needs to be built for an arch and is not there.
+func unmet(recs Records, r quarry.Release, arch string) (missing []string, err error) {
+	for dep, arch := range needs(r, arch) {
 		_, ok, err := recs.Resolve(dep, arch)
 		if err != nil {
 			return nil, fmt.Errorf("cannot look up the dependency %q for %s: %w", dep, arch, err)
 		}
-		if !ok {
+		if !ok && !slices.Contains(missing, dep) {
 			missing = append(missing, dep)
 		}
 	}
@@ -197,6 +217,8 @@ type Done struct {
 //     is pushed again (a later Pushed) or somebody asks for a rebuild.
 //   - A success that was built against what has changed since is built again,
 //     once for each change.
+//   - A build that has not begun and is now to be built on another machine's arch
+//     (cross built, or no longer) is obsolete, and wanted anew.
 //   - A build under way whose branch is gone, or is at another commit, or no
 //     longer wants the arch, is obsolete.
 func (v *View) Decide(known []Known) Plan {
@@ -220,6 +242,10 @@ func (v *View) Decide(known []Known) Plan {
 			p.Stop = append(p.Stop, Stop{k.Number, branch + " is not to be built for " + k.Arch + ", " + r.Declined(k.Arch)})
 		case !slices.Contains(r.Archs, k.Arch):
 			p.Stop = append(p.Stop, Stop{k.Number, branch + " is no longer wanted for " + k.Arch})
+		case (k.State == quarry.Waiting || k.State == quarry.Queued) && r.Traits[k.Arch].Cross != k.Traits[k.Arch].Cross:
+			p.Stop = append(p.Stop, Stop{k.Number, "it is to be built in another environment now"})
+			last := &at[k.Target()][len(at[k.Target()])-1]
+			last.Stop = quarry.Obsolete
 		case isRebuild(&k.Build) && (k.State == quarry.Waiting || k.State == quarry.Queued) && v.Stale[k.Target()] == "" && !v.unsure(line):
 			p.Stop = append(p.Stop, Stop{k.Number, "what it was to be rebuilt for is as it was"})
 		case k.Nonce == "" && (k.State == quarry.Waiting || k.State == quarry.Queued):

@@ -252,7 +252,7 @@ func (q *Queue) RebuildTarget(ctx context.Context, t quarry.Target, by string) (
 			}
 			snapshot, err := recs(r.Channel)
 			if err == nil {
-				w.Unmet, err = unmet(snapshot, r.BuildNeeds(arch), arch)
+				w.Unmet, err = unmet(snapshot, r, arch)
 			}
 			if err != nil {
 				return nil, err

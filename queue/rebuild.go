@@ -35,7 +35,7 @@ func (v *View) rebuild(recs Records, w Want, newest quarry.RecordRef) error {
 	if newest.Key == quarry.BuildKey(w.Target(), w.Release.Commit, w.Nonce) {
 		return nil // it was tried, and failed
 	}
-	missing, err := unmet(recs, w.Release.BuildNeeds(w.Arch), w.Arch)
+	missing, err := unmet(recs, w.Release, w.Arch)
 	if err == nil && len(missing) == 0 { // with something missing there is nothing to make it anew with
 		v.Wants = append(v.Wants, w)
 	}
@@ -53,7 +53,7 @@ func (o *owner) learnNeeds(v *View) {
 	var names []string
 	for _, r := range v.Releases {
 		for _, arch := range r.Archs {
-			for _, dep := range r.BuildNeeds(arch) {
+			for dep := range needs(r, arch) {
 				names = append(names, depNames(dep)...)
 			}
 		}
@@ -147,11 +147,11 @@ func (o *owner) heldBy(it *item) *item {
 	if !isRebuild(&it.Build) {
 		return nil
 	}
-	for _, dep := range it.BuildNeeds(it.Arch) {
+	for dep, arch := range needs(it.Release, it.Arch) {
 		for _, name := range depNames(dep) {
 			for n, other := range o.live[name] {
 				if n == it.Number || other.Channel != it.Channel || other.Package == it.Package ||
-					other.Arch != it.Arch && other.Arch != quarry.Noarch && it.Arch != quarry.Noarch {
+					other.Arch != arch && other.Arch != quarry.Noarch && arch != quarry.Noarch {
 					continue
 				}
 				if other.State != quarry.Queued && other.State != quarry.Running && other.State != quarry.Recording {
@@ -174,7 +174,7 @@ func (o *owner) needsBack(from, start *item) bool {
 	for stack := []*item{from}; len(stack) > 0; {
 		it := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		for _, dep := range it.BuildNeeds(it.Arch) {
+		for dep := range needs(it.Release, it.Arch) {
 			for _, name := range depNames(dep) {
 				for n, other := range o.live[name] {
 					if other.Channel != start.Channel || seen[n] {

@@ -264,8 +264,7 @@ func (q *Queue) work(ctx context.Context, b quarry.Build) (res result) {
 
 // resolve finds the artifacts of what the build needs, as they are now.
 func (q *Queue) resolve(ctx context.Context, b quarry.Build) (deps []quarry.DepUsed, missing []string, err error) {
-	needs := b.BuildNeeds(b.Arch)
-	if len(needs) == 0 {
+	if _, tools := b.CrossNeeds(b.Arch); len(tools)+len(b.BuildNeeds(b.Arch)) == 0 {
 		return nil, nil, nil
 	}
 	defer func() {
@@ -277,8 +276,11 @@ func (q *Queue) resolve(ctx context.Context, b quarry.Build) (deps []quarry.DepU
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, need := range needs {
-		dep, ok, err := recs.Resolve(need, b.Arch)
+	for need, arch := range needs(b.Release, b.Arch) {
+		dep, ok, err := recs.Resolve(need, arch)
+		if arch != b.Arch {
+			dep.Arch = arch
+		}
 		switch {
 		case err != nil:
 			return nil, nil, err

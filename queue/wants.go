@@ -337,7 +337,7 @@ func (q *Queue) lookAgain(ctx context.Context, list []*item) (found map[int64][]
 		if err != nil {
 			return nil, nil, err
 		}
-		missing, err := unmet(recs, it.BuildNeeds(it.Arch), it.Arch)
+		missing, err := unmet(recs, it.Release, it.Arch)
 		switch {
 		case err == nil:
 			found[it.Number] = missing
@@ -410,6 +410,10 @@ func (o *owner) whyNot(dep string, it *item) string {
 	named, provided, forArch := false, false, false
 	declined := "" // why one that fits is not built
 	ended := ""    // the worst that happened to one that fits
+	onArch := it.Arch
+	if machine, tools := it.CrossNeeds(it.Arch); slices.Contains(tools, dep) && !slices.Contains(it.BuildNeeds(it.Arch), dep) {
+		onArch = machine
+	}
 	for _, name := range depNames(dep) {
 		for l, known := range o.lines[name] {
 			if l.Channel != it.Channel {
@@ -420,8 +424,8 @@ func (o *owner) whyNot(dep string, it *item) string {
 				continue
 			}
 			provided = true
-			archs := []string{it.Arch, quarry.Noarch}
-			if it.Arch == quarry.Noarch {
+			archs := []string{onArch, quarry.Noarch}
+			if onArch == quarry.Noarch {
 				archs = known.archs // it is built on a machine of one of them
 			}
 			for _, arch := range archs {
@@ -464,7 +468,7 @@ func (o *owner) whyNot(dep string, it *item) string {
 	case !forArch && declined != "":
 		return ", which is " + declined
 	case !forArch:
-		return ", which is not built for " + it.Arch
+		return ", which is not built for " + onArch
 	}
 	return ""
 }

@@ -51,7 +51,7 @@ func against(r *Record) (list []unique.Handle[quarry.DepUsed]) {
 		}
 	}
 	for _, d := range r.Dependencies {
-		if d.Direct || linked[d.Package] {
+		if d.Direct || linked[d.Package] && d.Arch == "" {
 			list = append(list, unique.Make(d))
 		}
 	}

@@ -168,6 +168,7 @@ type Host struct {
 	Base      string `toml:"base,omitempty"`
 	Instance  string `toml:"instance,omitempty"`
 	Emulation string `toml:"emulation,omitempty"`
+	Cross     string `toml:"cross,omitempty"` // arch of the instance, where the package was cross built for another one
 	Kernel    string `toml:"kernel,omitempty"`
 	Runtime   string `toml:"runtime,omitempty"`
 	CPUs      int    `toml:"cpus,omitempty"`

@@ -274,7 +274,11 @@ func writeRecord(w io.Writer, rec *results.Record) error {
 		}
 		row("library", human.Cell(text, paint))
 	}
-	row("built on", fmt.Sprintf("%s, %s, %s", rec.Host.Builder, rec.Host.Emulation, rec.Host.Runtime))
+	how := rec.Host.Emulation
+	if rec.Host.Cross != "" {
+		how += ", cross built on " + rec.Host.Cross
+	}
+	row("built on", fmt.Sprintf("%s, %s, %s", rec.Host.Builder, how, rec.Host.Runtime))
 	for _, s := range append(rec.Warnings, warningsOf(rec.Contents)...) {
 		row("warning", human.Cell(s, human.Yellow))
 	}
