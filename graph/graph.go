@@ -63,6 +63,7 @@ type rel struct {
 	succ     []int32 // slots that any arch needs, each once
 	mentions []int32 // names whose coming or going may change what a dependency means
 	plain    bool    // all archs need the same of succ
+	cross    bool    // on some arch it is cross built
 }
 
 // provider is a release that stands for a virtual package.

@@ -432,11 +432,12 @@ func (g *Graph) best(fit []int32, arch int32) int32 {
 
 // link sums up what the needs come to.
 func (b *builder) link(re *rel) {
-	re.plain = len(re.classes) == 1
+	re.plain, re.cross = len(re.classes) == 1, false
 	b.slots = b.slots[:0]
 	for i := range re.classes {
 		c := &re.classes[i]
 		re.plain = re.plain && len(c.odd) == 0 && c.cross == ""
+		re.cross = re.cross || c.cross != ""
 		for j := range c.needs {
 			if c.needs[j].to >= 0 {
 				b.slots = append(b.slots, c.needs[j].to)

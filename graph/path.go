@@ -48,9 +48,8 @@ func (g *Graph) appendDependents(list []Node, n Node) []Node {
 	for _, u := range r.to[r.off[slot]:r.off[slot+1]] {
 		re := g.rels[u]
 		for _, a := range re.archs {
-			// Of what needs the same everywhere, what stands on another arch cannot
-			// be meant.
-			if re.plain && arch != 0 && a != arch && !(a == 0 && arch == g.machine) {
+			// Only what is cross built needs anything of another arch.
+			if !re.cross && arch != 0 && a != arch && !(a == 0 && arch == g.machine) {
 				continue
 			}
 			if re.plain || g.needsNode(u, a, n) {

@@ -202,7 +202,7 @@ func TestGate(t *testing.T) {
 		t.Error("one that wants more than there is does not run alone")
 	}
 	g = NewGate(0, nil, now)
-	if !g.Admit(1<<60, 0) || !g.Admit(1<<60, 0) {
+	if first := g.Admit(1<<60, 0); !first || !g.Admit(1<<60, 0) {
 		t.Error("no limit is one")
 	}
 }
