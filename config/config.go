@@ -38,6 +38,7 @@ type Config struct {
 	Queue    Queue               `toml:"queue"`
 	Logs     Logs                `toml:"logs"`
 	Git      Git                 `toml:"git"`
+	Push     Push                `toml:"push"`
 	Pool     Pool                `toml:"pool"`
 	Monitor  Monitor             `toml:"monitor"`
 	Cache    Cache               `toml:"cache"`
@@ -109,6 +110,12 @@ type Git struct {
 	Extra   []string `toml:"extra"`    // globs of bare repositories, e.g. /srv/git/packages/*.git
 	MaxPush Size     `toml:"max_push"` // largest push
 	Group   string   `toml:"group"`    // whose hooks may reach this farm, e.g. git; blank: the daemon's own user only
+}
+
+// Push says from where on a push has to be confirmed with -o confirm.
+type Push struct {
+	Confirm     int      `toml:"confirm"`      // builds that it makes or makes again; 0: never
+	ConfirmTime Duration `toml:"confirm_time"` // that they are expected to take; 0: never
 }
 
 // Pool bounds the clean workspaces that are kept ready.
@@ -195,6 +202,7 @@ func Default() *Config {
 		Queue:    Queue{Replan: Duration(5 * time.Minute), MinFree: 512 << 20},
 		Logs:     Logs{Keep: Duration(90 * 24 * time.Hour), Max: 10 << 30},
 		Git:      Git{MaxPush: 2 << 30},
+		Push:     Push{Confirm: 50},
 		Pool:     Pool{Idle: Duration(time.Hour), MinMemory: 512 << 20, MinDisk: 2 << 30},
 		Monitor:  Monitor{Every: Duration(3 * time.Second)},
 		Cache:    Cache{Layers: 20 << 30},
@@ -311,6 +319,8 @@ func (c *Config) check() error {
 		return bad("limits.disk, limits.log or limits.open_files leaves a build no room: raise it")
 	case c.Limits.Step <= 0, c.Limits.Silence <= 0, c.Queue.Replan <= 0:
 		return bad("limits.step, limits.silence and queue.replan must be more than 0")
+	case c.Push.Confirm < 0:
+		return bad("push.confirm counts builds: use 0 for never, or a number from which on a push has to be confirmed")
 	case c.Pool.Max < -1:
 		return bad("pool.max is %d: use 0 for one more than build.workers, -1 for none, or a number of workspaces", c.Pool.Max)
 	case c.Pool.Idle <= 0:

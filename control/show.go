@@ -73,14 +73,43 @@ type statusJSON struct {
 	Queue   queue.Status   `json:"queue"`
 	Live    []quarry.Build `json:"live"`
 	Ended   []quarry.Build `json:"ended"`
+	Cycles  []cycleJSON    `json:"cycles,omitempty"`
+}
+
+// cycleJSON is packages that need each other, so that none can be built first.
+type cycleJSON struct {
+	Channel string `json:"channel"`
+	Text    string `json:"text"` // e.g. a 1.0 -> b 2.0 -> a 1.0 (x86_64)
+	Size    int    `json:"size"` // releases times archs that need each other
+}
+
+// cycles lists those that got past the hooks: two pushes at once, or pushes while
+// no daemon ran.
+func (f *Farm) cycles() (list []cycleJSON) {
+	for _, channel := range f.channelNames() {
+		g, err := f.Queue.Graph(channel)
+		if err != nil {
+			continue // before the first plan, which status shows
+		}
+		for _, cycle := range g.Cycles() {
+			list = append(list, cycleJSON{channel, cycleText(g, cycle), cycle.Size})
+		}
+	}
+	return list
 }
 
 var ends = []quarry.State{quarry.Succeeded, quarry.Failed, quarry.Errored, quarry.Cancelled, quarry.Obsolete}
 
-func (f *Farm) status(_ context.Context, c *Call) error {
+func (f *Farm) status(ctx context.Context, c *Call) error {
 	limit := 10
 	if n := c.int("limit"); n > 0 {
 		limit = n
+	}
+	switch {
+	case c.bool("blocked"):
+		return f.blocked(ctx, c, limit)
+	case c.string("channel") != "":
+		return usage("status: --channel goes with --blocked")
 	}
 	if len(c.Args) == 1 {
 		if _, err := strconv.ParseInt(strings.TrimPrefix(c.Args[0], "#"), 10, 64); err == nil {
@@ -107,7 +136,7 @@ func (f *Farm) status(_ context.Context, c *Call) error {
 		if st.Envs == nil {
 			st.Envs = []queue.EnvironmentStatus{} // a list, and never null
 		}
-		return c.emit(statusJSON{f.Version, f.Started, st, nonNil(live), nonNil(ended)})
+		return c.emit(statusJSON{f.Version, f.Started, st, nonNil(live), nonNil(ended), f.cycles()})
 	}
 	now := time.Now()
 	fmt.Fprintf(c.Out, "quarry %s, up %s: %d running of %d at once, %d queued, %d waiting\n", f.Version,
@@ -121,6 +150,17 @@ func (f *Farm) status(_ context.Context, c *Call) error {
 	}
 	for _, p := range st.Problems {
 		fmt.Fprintln(c.Out, human.Paint("problem", human.Red, c.Term.Color)+": "+human.Safe(p.Error(), false))
+	}
+	cycles := f.cycles()
+	for i, cycle := range cycles {
+		line := fmt.Sprintf("%s is in a cycle: %s, so that none can be built first: take out a dependency", cycle.Channel, cycle.Text)
+		if i == maxCycles {
+			line = fmt.Sprintf("and %s", human.Count(len(cycles)-i, "more cycle"))
+		}
+		fmt.Fprintln(c.Out, human.Paint("problem", human.Red, c.Term.Color)+": "+human.Safe(line, false))
+		if i == maxCycles {
+			break
+		}
 	}
 	if len(live) > 0 {
 		fmt.Fprintln(c.Out, "\nUnder way")

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/Morphux/quarry"
@@ -41,6 +42,16 @@ type Farm struct {
 	Images *images.Store
 	// Channels are those of the configuration, by name.
 	Channels []Channel
+	// Default is the channel of a push that names none.
+	Default string
+	// Builder tells why nothing here builds a release for an arch, in words such
+	// as "no builder for riscv64"; "" when something does. nil: everything is built.
+	Builder func(r quarry.Release, arch string) string
+	// Confirm says how large a push has to be to need -o confirm.
+	Confirm Confirm
+
+	drawOnce sync.Once
+	draws    chan struct{} // see drawing
 }
 
 // Channel is a channel as the verbs know it.
@@ -57,13 +68,18 @@ func Verbs(f *Farm) Table {
 	t = Table{
 		{Name: "status", Args: "[BUILD|PACKAGE]", MaxArgs: 1, Short: "Show what the farm does, or one build, or a package's builds",
 			Long: "Without an argument: what is under way and what ended last. The exit code is 6\n" +
-				"when one build was asked for and it ended without success.",
-			Example: "status\nstatus 17\nstatus zlib --json",
+				"when one build was asked for and it ended without success.\n\n" +
+				"With --blocked: what nothing can build and why, and what blocks most of it.",
+			Example: "status\nstatus 17\nstatus zlib --json\nstatus --blocked\nstatus --blocked git",
 			Flags: func(fs *pflag.FlagSet) {
-				fs.IntP("limit", "n", 10, "how many ended builds to show")
+				fs.IntP("limit", "n", 10, "how many ended (or blocked) builds to show")
+				fs.Bool("blocked", false, "what nothing can build, and why")
+				fs.String("channel", "", "with --blocked: only this channel")
 			},
 			Run: f.status},
 		f.topVerb(),
+		f.graphVerb(),
+		f.planVerb(),
 		{Name: "log", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Short: "Print a build's log",
 			Long: "With -f it goes on until the build has ended, prints the verdict, and the exit\n" +
 				"code is 6 when the build did not succeed. It can be called again after a lost\n" +
@@ -113,6 +129,8 @@ func Verbs(f *Farm) Table {
 			}},
 		{Name: "pushed", Args: "PACKAGE [BRANCH]...", MinArgs: 1, MaxArgs: -1, Need: Local, Hidden: true, Run: f.pushed,
 			Short: "Say that a package was pushed; the hooks do this"},
+		{Name: "impact", Need: Local, Hidden: true, Run: f.impact,
+			Short: "Say what a push would cause; the hooks ask"},
 	}
 	// Before help and the hidden ones.
 	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })

@@ -15,6 +15,7 @@
 //	QUARRY_CHANNEL    channel of a push that names none
 //	QUARRY_CHANNELS   channels there are, with blanks between; absent: any is taken
 //	QUARRY_SSH        how people reach this Quarry, e.g. "ssh -p 2222 farm.example.org"
+//	QUARRY_URL        how people reach the repository, e.g. ssh://farm.example.org:2222/zlib.git
 //	QUARRY_ALIVE_FD   a pipe that ends when the client is gone; following stops then
 //
 // Where QUARRY_USER is absent, the pusher is who the git server says:

@@ -28,6 +28,7 @@ type Env struct {
 	Channels []Channel       // that there are; nil: see the spool (PreReceive does)
 	Options  []string        // what git push -o gave
 	SSH      string          // how people reach this Quarry by SSH; "" when they do not
+	URL      string          // how people reach the repository; "" when that is not known
 	AliveFD  int             // descriptor that ends when the client is gone; 0: none
 	Cert     string          // blob of a good push certificate (git push --signed)
 	Environ  []string        // whole environment: git needs it to see the quarantine
@@ -49,7 +50,7 @@ func NewEnv(environ []string, dir string, s Settings) (Env, error) {
 		repo = filepath.Join(dir, repo)
 	}
 	repo = filepath.Clean(repo)
-	e := Env{Settings: s, Repo: repo, Environ: environ, SSH: env["QUARRY_SSH"]}
+	e := Env{Settings: s, Repo: repo, Environ: environ, SSH: env["QUARRY_SSH"], URL: env["QUARRY_URL"]}
 	for _, v := range []struct {
 		to   *string
 		name string
@@ -167,6 +168,7 @@ func Environ(id quarry.Identity, pkg string) []string {
 // options are push options that were understood.
 type options struct {
 	follow  bool
+	confirm bool // however much it causes
 	channel string
 }
 
@@ -179,6 +181,8 @@ func (e Env) readOptions() (o options, warnings []string, err error) {
 		switch {
 		case opt == "follow":
 			o.follow = true
+		case opt == "confirm":
+			o.confirm = true
 		case key == "channel" && has:
 			if err := quarry.CheckChannel(value); err != nil {
 				return o, warnings, fmt.Errorf("push option channel: %w", err)
@@ -192,7 +196,7 @@ func (e Env) readOptions() (o options, warnings []string, err error) {
 			}
 			o.channel = value
 		default:
-			warnings = append(warnings, fmt.Sprintf("push option %.60q means nothing here: -o follow and -o channel=NAME do", opt))
+			warnings = append(warnings, fmt.Sprintf("push option %.60q means nothing here: -o follow, -o confirm and -o channel=NAME do", opt))
 		}
 	}
 	return o, warnings, nil

@@ -19,6 +19,9 @@ import (
 
 // Daemon is a running Quarry, as a hook sees it.
 type Daemon interface {
+	// Impact tells what a push would cause. What the daemon cannot tell is a
+	// *Refused.
+	Impact(ctx context.Context, p Proposal) (Impact, error)
 	// Pushed tells of a push and gives the builds that are wanted because of
 	// it and under way: usually one for each release and arch. Besides them
 	// there may be a *Refused, for the branches that cannot be built.

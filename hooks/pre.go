@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -117,7 +118,8 @@ func checkRefName(what, name string) error {
 // PreReceive looks at a push before any ref moves. stdin is what git gives it;
 // stderr is the pusher's terminal. The status is 0 when the push may be stored.
 // git takes a push whole or not at all here, so every problem is told at once.
-func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer) (status int) {
+// The daemon is asked what a push that is well in itself would cause.
+func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer, dial Dialer) (status int) {
 	say := speaker(stderr)
 	lines, err := readRefs(stdin)
 	if err != nil {
@@ -145,6 +147,8 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 	objs := newObjects(ctx, env)
 	defer objs.close()
 	var releases []Ref
+	var proposed []Proposed
+	var gone []string
 	asked := false
 	for _, line := range lines {
 		ref, err := parseRef(env.Package, line)
@@ -154,6 +158,9 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 			continue
 		}
 		if ref.Deleted() || !ref.Release() {
+			if ref.Release() {
+				gone = append(gone, ref.Version)
+			}
 			good++
 			continue
 		}
@@ -164,7 +171,7 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 				return 1
 			}
 		}
-		problems, warnings, err := env.check(objs, ref)
+		text, problems, warnings, err := env.check(objs, ref)
 		for _, w := range warnings {
 			say("%s: warning: %s", ref.Name, w)
 		}
@@ -183,6 +190,7 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 			bad++
 		default:
 			releases = append(releases, ref)
+			proposed = append(proposed, Proposed{ref.Version, ref.New, text})
 			good++
 		}
 	}
@@ -190,6 +198,13 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 		if good > 0 {
 			say("a push is stored whole or not at all: mend the above, or push the others by themselves")
 		}
+		return 1
+	}
+	p, err := env.propose(proposed, gone, opts.channel)
+	switch {
+	case err != nil:
+		say("what this push causes is not looked at: %v", err)
+	case p != nil && !env.foresee(ctx, p, lines, opts, say, dial):
 		return 1
 	}
 	if err := env.announce(ctx, releases, opts.channel); err != nil {
@@ -200,35 +215,35 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer)
 }
 
 // check looks at one release. problems are the maintainer's, err is trouble of
-// the server's.
-func (e Env) check(objs *objects, ref Ref) (problems, warnings []string, err error) {
+// the server's; text is its package.json.
+func (e Env) check(objs *objects, ref Ref) (text []byte, problems, warnings []string, err error) {
 	var mend refusal
 	fsys, err := openCommit(objs, ref.New)
 	if errors.As(err, &mend) {
-		return []string{mend.msg}, nil, nil
+		return nil, []string{mend.msg}, nil, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	problems, warnings, err = fsys.sane()
 	if errors.As(err, &mend) {
-		return append(problems, mend.msg), warnings, nil
+		return nil, append(problems, mend.msg), warnings, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	r, err := recipe.Load(fsys)
 	switch list := recipe.Problems(err); {
 	case err == nil:
 	case errors.As(err, &mend):
-		return append(problems, mend.msg), warnings, nil
+		return nil, append(problems, mend.msg), warnings, nil
 	case len(list) == 0:
-		return nil, nil, err
+		return nil, nil, nil, err
 	default:
 		for _, p := range list {
 			problems = append(problems, p.Error())
 		}
-		return problems, warnings, nil
+		return nil, problems, warnings, nil
 	}
 	switch {
 	case r.Package != e.Package:
@@ -244,7 +259,8 @@ func (e Env) check(objs *objects, ref Ref) (problems, warnings []string, err err
 		}
 		warnings = append(warnings, w)
 	}
-	return problems, warnings, nil
+	text, err = fs.ReadFile(fsys, recipe.FileName)
+	return text, problems, warnings, err
 }
 
 // mayWhat says what somebody may do, and whom to ask for more.

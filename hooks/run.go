@@ -30,7 +30,7 @@ func Run(ctx context.Context, hook string, s Settings, stdin io.Reader, stderr i
 	}
 	switch hook {
 	case Pre:
-		return PreReceive(ctx, env, stdin, stderr)
+		return PreReceive(ctx, env, stdin, stderr, dial)
 	case Post:
 		return PostReceive(ctx, env, stdin, stderr, dial)
 	}

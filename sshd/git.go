@@ -170,7 +170,7 @@ func (se *session) hookEnv(id quarry.Identity, pkg string) []string {
 	if email == "" {
 		email = id.User + "@quarry.invalid"
 	}
-	env := append(hooks.Environ(id, pkg), "GIT_COMMITTER_NAME="+name, "GIT_COMMITTER_EMAIL="+email, "QUARRY_SSH="+se.ssh())
+	env := append(hooks.Environ(id, pkg), "GIT_COMMITTER_NAME="+name, "GIT_COMMITTER_EMAIL="+email, "QUARRY_SSH="+se.ssh(), "QUARRY_URL="+se.url()+"/"+pkg+".git")
 	for _, kv := range [][2]string{
 		{"QUARRY_SOCKET", o.Hooks.Socket}, {"QUARRY_SPOOL", o.Hooks.Spool}, {"QUARRY_CHANNEL", o.Hooks.Channel},
 	} {

@@ -119,6 +119,28 @@ func dialFarm(ctx context.Context, socket string) (hooks.Daemon, error) {
 
 func (f farm) Close() error { return nil }
 
+// Impact asks what a push would cause.
+func (f farm) Impact(ctx context.Context, p hooks.Proposal) (im hooks.Impact, err error) {
+	body, err := json.Marshal(p)
+	if err != nil {
+		return im, err
+	}
+	var out, errOut bytes.Buffer
+	client := f.client
+	client.In = bytes.NewReader(body)
+	code, err := client.Call(ctx, []string{"impact"}, control.Terminal{}, &out, &errOut)
+	if err != nil {
+		return im, err
+	}
+	if code != control.ExitOK {
+		return im, &hooks.Refused{Err: errors.New(strings.TrimPrefix(strings.TrimSpace(errOut.String()), "quarry: "))}
+	}
+	if err := json.Unmarshal(out.Bytes(), &im); err != nil {
+		return im, &hooks.Refused{Err: fmt.Errorf("the answer cannot be read: %w", err)}
+	}
+	return im, nil
+}
+
 // Pushed tells of a push. The channel is not among the words: post-receive has
 // written it into the repository beside who pushed.
 func (f farm) Pushed(ctx context.Context, p hooks.Push) (hooks.Answer, error) {

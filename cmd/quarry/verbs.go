@@ -102,6 +102,20 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, ar
 			return err
 		}
 	}
+	if f := flags.Lookup(v.Send); v.Send != "" && f.Changed {
+		client.In = in
+		if name := f.Value.String(); name != "-" {
+			file, err := os.Open(name)
+			if err != nil {
+				return fmt.Errorf("--%s cannot be read: %w", v.Send, err)
+			}
+			defer file.Close()
+			client.In = file
+			if err := f.Value.Set("-"); err != nil {
+				return err
+			}
+		}
+	}
 	ctx := cmd.Context()
 	if v.Keys && ends.TTY {
 		var restore func()

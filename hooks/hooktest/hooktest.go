@@ -48,13 +48,15 @@ func Binary(t testing.TB) string {
 }
 
 type request struct {
-	Push   *hooks.Push `json:"push,omitempty"`
-	Follow int64       `json:"follow,omitempty"`
+	Push   *hooks.Push     `json:"push,omitempty"`
+	Impact *hooks.Proposal `json:"impact,omitempty"`
+	Follow int64           `json:"follow,omitempty"`
 }
 
 type reply struct {
 	Log     []byte         `json:"log,omitempty"`
 	Builds  []quarry.Build `json:"builds,omitempty"`
+	Impact  hooks.Impact   `json:"impact,omitzero"`
 	Refused string         `json:"refused,omitempty"`
 	End     bool           `json:"end,omitempty"`
 }
@@ -69,6 +71,7 @@ type Daemon struct {
 	// pushes are those that hooks told of.
 	pushes []hooks.Push
 	push   func(hooks.Push) ([]quarry.Build, error)
+	impact func(context.Context, hooks.Proposal) (hooks.Impact, error)
 	follow func(ctx context.Context, number int64, w io.Writer) error
 }
 
@@ -77,6 +80,14 @@ func (d *Daemon) OnPush(f func(hooks.Push) ([]quarry.Build, error)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.push = f
+}
+
+// OnImpact says how to answer those who ask what a push would cause. Until then
+// it is nothing.
+func (d *Daemon) OnImpact(f func(context.Context, hooks.Proposal) (hooks.Impact, error)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.impact = f
 }
 
 // OnFollow says how to answer those who follow a build.
@@ -144,7 +155,7 @@ func (d *Daemon) serve(ctx context.Context, c net.Conn) {
 	}()
 	r := reply{End: true}
 	d.mu.Lock()
-	onPush, onFollow := d.push, d.follow
+	onPush, onFollow, onImpact := d.push, d.follow, d.impact
 	d.mu.Unlock()
 	switch {
 	case req.Push != nil:
@@ -153,6 +164,12 @@ func (d *Daemon) serve(ctx context.Context, c net.Conn) {
 		d.mu.Unlock()
 		if onPush != nil {
 			if r.Builds, err = onPush(*req.Push); err != nil {
+				r.Refused = err.Error()
+			}
+		}
+	case req.Impact != nil:
+		if onImpact != nil {
+			if r.Impact, err = onImpact(ctx, *req.Impact); err != nil {
 				r.Refused = err.Error()
 			}
 		}
@@ -181,8 +198,13 @@ func dial(ctx context.Context, socket string) (hooks.Daemon, error) {
 func (c client) Close() error { return nil }
 
 func (c client) Pushed(ctx context.Context, p hooks.Push) (hooks.Answer, error) {
-	builds, err := c.call(ctx, request{Push: &p}, io.Discard)
-	return hooks.Answer{Builds: builds}, err
+	r, err := c.call(ctx, request{Push: &p}, io.Discard)
+	return hooks.Answer{Builds: r.Builds}, err
+}
+
+func (c client) Impact(ctx context.Context, p hooks.Proposal) (hooks.Impact, error) {
+	r, err := c.call(ctx, request{Impact: &p}, io.Discard)
+	return r.Impact, err
 }
 
 func (c client) Follow(ctx context.Context, number int64, w io.Writer) error {
@@ -190,29 +212,29 @@ func (c client) Follow(ctx context.Context, number int64, w io.Writer) error {
 	return err
 }
 
-func (c client) call(ctx context.Context, req request, w io.Writer) ([]quarry.Build, error) {
+func (c client) call(ctx context.Context, req request, w io.Writer) (reply, error) {
 	conn, err := net.Dial("unix", c.socket)
 	if err != nil {
-		return nil, err
+		return reply{}, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	if err := json.NewEncoder(conn).Encode(req); err != nil {
-		return nil, err
+		return reply{}, err
 	}
 	for dec := json.NewDecoder(conn); ; {
 		var r reply
 		if err := dec.Decode(&r); err != nil {
-			return nil, fmt.Errorf("the daemon went away: %w", err)
+			return reply{}, fmt.Errorf("the daemon went away: %w", err)
 		}
 		if _, err := w.Write(r.Log); err != nil {
-			return nil, err
+			return reply{}, err
 		}
 		switch {
 		case r.Refused != "":
-			return nil, &hooks.Refused{Err: errors.New(r.Refused)}
+			return reply{}, &hooks.Refused{Err: errors.New(r.Refused)}
 		case r.End:
-			return r.Builds, nil
+			return r, nil
 		}
 	}
 }

@@ -1,0 +1,409 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/graph"
+	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/sched"
+	"github.com/spf13/pflag"
+)
+
+// maxBuilders bounds what --builders may ask for.
+const maxBuilders = 100_000
+
+func (f *Farm) planVerb() *Verb {
+	return &Verb{Name: "plan", MaxArgs: 0, Short: "Show what will be built, in which order and until when",
+		Long: "Shows the builds that are wanted now, each with when it is expected to begin and\n" +
+			"how long it is expected to take, going by past builds.\n\n" +
+			"--simulate plays a whole channel instead, as if everything in it were to be built\n" +
+			"at once: in the farm's order (the longest chain first), in the order of the\n" +
+			"packages (fifo) and in a random one, and compares each with what no order can\n" +
+			"beat: the longest chain, and the work shared among the builders. --file plays a\n" +
+			"graph from a file instead (- is standard input; doc/control.md says what is in\n" +
+			"it), and --export writes the channel's as such a file.",
+		Example: "plan\nplan --simulate --builders 10\nplan --export > farm.json\nplan --simulate --file farm.json",
+		Send:    "file",
+		Flags: func(fs *pflag.FlagSet) {
+			fs.Bool("simulate", false, "play a whole channel in several orders")
+			fs.Int("builders", 0, "as if so many builds ran at once (0: as many as here)")
+			fs.String("order", "", "with --simulate: only path, fifo or random")
+			fs.String("file", "", "with --simulate: a graph and its durations instead of a channel")
+			fs.Bool("export", false, "write the channel's graph and durations for --file")
+			fs.String("channel", "", "the channel of --simulate and --export (default: where pushes go that name none); else only this one")
+			fs.IntP("limit", "n", 20, "how many builds to show")
+		},
+		Run: f.plan}
+}
+
+func (f *Farm) plan(ctx context.Context, c *Call) error {
+	simulate, export := c.bool("simulate"), c.bool("export")
+	builders := c.int("builders")
+	switch {
+	case builders < 0 || builders > maxBuilders:
+		return usage("plan: --builders is 1 to %d", maxBuilders)
+	case simulate && export:
+		return usage("plan: --simulate and --export are two things: choose one")
+	case !simulate && (c.string("order") != "" || c.string("file") != ""):
+		return usage("plan: --order and --file go with --simulate")
+	case export && builders > 0:
+		return usage("plan: --builders goes with --simulate, or with neither: in a file it is yours to write")
+	case c.int("limit") < 0:
+		return usage("plan: -n counts builds: it may not be negative")
+	}
+	switch {
+	case export:
+		return f.export(ctx, c)
+	case simulate:
+		return f.simulate(ctx, c, builders)
+	}
+	return f.wanted(ctx, c, builders)
+}
+
+// builders are so many places to build for every arch of some channels.
+func (f *Farm) builders(n int, channels []string) []sched.Builder {
+	if n == 0 {
+		n = f.Queue.Status().Workers
+	}
+	var workers []graph.Worker
+	for _, channel := range channels {
+		for _, a := range f.channelArchs(channel) {
+			workers = append(workers, graph.Worker{Host: a, Target: a, Cost: graph.DefaultCost})
+		}
+	}
+	return []sched.Builder{{Name: "here", Workers: workers, Slots: n}}
+}
+
+// plannedJSON is a build that is wanted, and when it is expected.
+type plannedJSON struct {
+	Build  int64        `json:"build"`
+	State  quarry.State `json:"state"`
+	Reason string       `json:"reason,omitempty"`
+	quarry.Target
+	Starts  float64 `json:"starts"`            // seconds from now
+	Takes   float64 `json:"takes"`             // seconds; of one that runs, what is left
+	Path    float64 `json:"path"`              // seconds, with the longest chain of what waits for it
+	Guessed bool    `json:"guessed,omitempty"` // no build of the package has told yet
+}
+
+type planJSON struct {
+	Builders int           `json:"builders"`
+	Builds   []plannedJSON `json:"builds"`  // in the order in which they are expected to begin
+	Wanted   int           `json:"wanted"`  // how many there are
+	Blocked  int           `json:"blocked"` // wanted, and nothing can build them: they are not among builds
+	Seconds  float64       `json:"seconds"` // until all are built
+	Work     float64       `json:"work"`    // seconds, one after the other
+	Guessed  int           `json:"guessed"`
+	Paused   []string      `json:"paused,omitempty"` // why nothing begins just now
+}
+
+// afterRunning has what runs come first, whatever its path.
+const afterRunning = time.Nanosecond
+
+// wanted plays the builds that are under way.
+func (f *Farm) wanted(ctx context.Context, c *Call, slots int) error {
+	channels, err := f.someChannels(c)
+	if err != nil {
+		return err
+	}
+	out := planJSON{Builds: []plannedJSON{}}
+	var jobs []sched.Job
+	var builds []quarry.Build
+	now := time.Now()
+	for _, channel := range channels {
+		p, err := f.picture(ctx, channel)
+		if err != nil {
+			return err
+		}
+		for n := range p.live {
+			if p.status.Of(n) == graph.Blocked {
+				out.Blocked++
+			}
+		}
+		from := int32(len(jobs))
+		in := func(n graph.Node) bool { _, ok := p.live[n]; return ok && p.status.Of(n) != graph.Blocked }
+		more, nodes := sched.FromGraph(p.g, in, func(n graph.Node, j *sched.Job) {
+			b := p.live[n]
+			j.Takes, j.Arrives = f.Queue.Expected(b.Package, b.Arch), afterRunning
+			if b.State == quarry.Running || b.State == quarry.Recording {
+				j.Takes, j.Arrives, j.Needs = max(j.Takes-now.Sub(b.Started), j.Takes/20), 0, nil
+			}
+			for i := range j.Needs {
+				j.Needs[i] += from
+			}
+		})
+		jobs = append(jobs, more...)
+		for _, n := range nodes {
+			builds = append(builds, p.live[n])
+		}
+	}
+	list := f.builders(slots, channels)
+	res, err := sched.Simulate(jobs, list, sched.CriticalPath, 1)
+	if err != nil {
+		return err
+	}
+	paths := longest(jobs)
+	order := make([]int, len(jobs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(res.Starts[a], res.Starts[b]), cmp.Compare(paths[b], paths[a]), cmp.Compare(builds[a].Number, builds[b].Number))
+	})
+	out.Builders, out.Seconds, out.Work = list[0].Slots, seconds(res.Makespan), seconds(res.Work)
+	out.Wanted = len(jobs) + out.Blocked
+	for _, p := range f.Queue.Status().Paused {
+		if p.Environment == nil || slices.Contains(channels, p.Environment.Channel) {
+			out.Paused = append(out.Paused, pauseText(p, false))
+		}
+	}
+	for _, i := range order {
+		b := builds[i]
+		guessed := !f.Queue.Known(b.Package)
+		if guessed {
+			out.Guessed++
+		}
+		if len(out.Builds) == c.int("limit") && (!c.JSON() || c.Flags.Changed("limit")) {
+			continue
+		}
+		starts := res.Starts[i]
+		if starts <= afterRunning {
+			starts = 0
+		}
+		out.Builds = append(out.Builds, plannedJSON{Build: b.Number, State: b.State, Reason: b.Reason, Target: b.Target(),
+			Starts: seconds(starts), Takes: seconds(jobs[i].Takes), Path: seconds(paths[i]), Guessed: guessed})
+	}
+	if c.JSON() {
+		return c.emit(out)
+	}
+	return out.show(c, len(jobs))
+}
+
+// longest gives each job's path: its time and that of the longest chain of jobs
+// that wait for it. The jobs are in no cycle.
+func longest(jobs []sched.Job) []time.Duration {
+	users, left := make([][]int32, len(jobs)), make([]int, len(jobs))
+	for i := range jobs {
+		for _, d := range jobs[i].Needs {
+			users[d] = append(users[d], int32(i))
+			left[i]++
+		}
+	}
+	var order []int32
+	for i := range jobs {
+		if left[i] == 0 {
+			order = append(order, int32(i))
+		}
+	}
+	for at := 0; at < len(order); at++ {
+		for _, u := range users[order[at]] {
+			if left[u]--; left[u] == 0 {
+				order = append(order, u)
+			}
+		}
+	}
+	paths := make([]time.Duration, len(jobs))
+	for _, i := range slices.Backward(order) {
+		for _, u := range users[i] {
+			paths[i] = max(paths[i], paths[u])
+		}
+		paths[i] += jobs[i].Takes
+	}
+	return paths
+}
+
+func (p *planJSON) show(c *Call, jobs int) error {
+	duration := func(s float64) string { return human.Duration(time.Duration(s * float64(time.Second))) }
+	switch {
+	case p.Wanted == 0:
+		_, err := fmt.Fprintln(c.Out, "nothing is wanted: everything that is released has its record")
+		return err
+	case jobs == 0:
+		_, err := fmt.Fprintf(c.Out, "%s wanted, and nothing can build any of them: status --blocked says why\n", human.Count(p.Blocked, "build"))
+		return err
+	}
+	fmt.Fprintf(c.Out, "%s, %s of work: through in about %s with %s\n", human.Count(jobs, "build"), duration(p.Work), duration(p.Seconds), human.Count(p.Builders, "builder"))
+	if p.Guessed > 0 {
+		fmt.Fprintf(c.Out, "the times of %d are guesses (~), as nothing of their packages was built before\n", p.Guessed)
+	}
+	if p.Blocked > 0 {
+		fmt.Fprintf(c.Out, "%s more can be built by nothing: status --blocked says why\n", human.Count(p.Blocked, "build"))
+	}
+	for _, why := range p.Paused {
+		fmt.Fprintf(c.Out, "%s\n", human.Safe(why, false))
+	}
+	fmt.Fprintln(c.Out)
+	t := human.Table{Head: []string{"BEGINS", "BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STATE", "TAKES", "CHAIN"}, Right: []int{1}, Color: c.Term.Color}
+	for _, b := range p.Builds {
+		begins := "in " + duration(b.Starts)
+		switch {
+		case b.State == quarry.Running || b.State == quarry.Recording:
+			begins = "runs"
+		case b.Starts == 0:
+			begins = "now"
+		}
+		takes := duration(b.Takes)
+		if b.Guessed {
+			takes = "~" + takes
+		}
+		t.Row(begins, b.Build, b.Package, b.Version, b.Arch, b.Channel, human.Cell(string(b.State), colours[b.State]), takes, duration(b.Path))
+	}
+	if _, err := t.WriteTo(c.Out); err != nil {
+		return err
+	}
+	if rest := jobs - len(p.Builds); rest > 0 {
+		_, err := fmt.Fprintf(c.Out, "... and %s: -n shows more\n", human.Count(rest, "more build"))
+		return err
+	}
+	return nil
+}
+
+// orders are those that a simulation plays, by what --order calls them.
+var orders = []struct {
+	name   string
+	policy sched.Policy
+}{{"path", sched.CriticalPath}, {"fifo", sched.FIFO}, {"random", sched.Random}}
+
+// simulationJSON is how a simulation went.
+type simulationJSON struct {
+	What     string      `json:"what"` // the channel, or the file
+	Jobs     int         `json:"jobs"`
+	Left     int         `json:"left"` // what nothing can build, and what needs that: not simulated
+	Guessed  int         `json:"guessed"`
+	Builders int         `json:"builders"` // builds at once
+	Work     float64     `json:"work"`     // seconds
+	Longest  float64     `json:"longest"`  // seconds of the longest chain
+	Share    float64     `json:"share"`    // seconds, the work shared among the builders that can do it
+	Bound    float64     `json:"bound"`    // the greater of the two: no order is faster
+	Orders   []orderJSON `json:"orders"`
+}
+
+type orderJSON struct {
+	Order    string  `json:"order"`
+	Makespan float64 `json:"makespan"` // seconds from the first begin to the last end
+	Ratio    float64 `json:"ratio"`    // of it to the bound
+}
+
+func (f *Farm) simulate(ctx context.Context, c *Call, slots int) error {
+	only := c.string("order")
+	if only != "" && !slices.ContainsFunc(orders, func(o struct {
+		name   string
+		policy sched.Policy
+	}) bool {
+		return o.name == only
+	}) {
+		return usage("plan: --order %.20q is none: there is path, fifo and random", only)
+	}
+	out := simulationJSON{Orders: []orderJSON{}}
+	var jobs []sched.Job
+	var builders []sched.Builder
+	if c.string("file") != "" {
+		file, err := readJobs(c)
+		if err != nil {
+			return err
+		}
+		if jobs, builders, err = file.jobs(); err != nil {
+			return err
+		}
+		out.What = "the file"
+		if slots > 0 || len(builders) == 0 {
+			builders = file.anyBuilders(max(1, slots))
+		}
+	} else {
+		channel, err := f.oneChannel(c)
+		if err != nil {
+			return err
+		}
+		all, nodes, g, err := f.whole(ctx, channel)
+		if err != nil {
+			return err
+		}
+		jobs, builders, out.What = all, f.builders(slots, []string{channel}), channel
+		out.Left = g.Len() - len(nodes)
+		for _, n := range nodes {
+			if !f.Queue.Known(g.Release(n).Package) {
+				out.Guessed++
+			}
+		}
+	}
+	for _, b := range builders {
+		out.Builders += max(1, b.Slots)
+	}
+	for _, o := range orders {
+		if only != "" && o.name != only {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		res, err := sched.Simulate(jobs, builders, o.policy, 1)
+		if err != nil {
+			return err
+		}
+		out.Jobs = len(jobs) - len(res.Unbuilt)
+		if len(out.Orders) == 0 {
+			out.Left += len(res.Unbuilt)
+		}
+		out.Work, out.Longest, out.Share, out.Bound = seconds(res.Work), seconds(res.Longest), seconds(res.Share), seconds(res.Bound)
+		out.Orders = append(out.Orders, orderJSON{o.name, seconds(res.Makespan), res.Ratio()})
+	}
+	if c.JSON() {
+		return c.emit(out)
+	}
+	return out.show(c)
+}
+
+// whole makes jobs of all that could be built on a channel if nothing was built
+// yet.
+func (f *Farm) whole(ctx context.Context, channel string) ([]sched.Job, []graph.Node, *graph.Graph, error) {
+	g, err := f.Queue.Graph(channel)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	status := g.Status(graph.StatusOptions{})
+	jobs, nodes := sched.FromGraph(g, func(n graph.Node) bool { return status.Of(n) != graph.Blocked }, func(n graph.Node, j *sched.Job) {
+		j.Takes = f.Queue.Expected(g.Release(n).Package, j.Arch)
+	})
+	return jobs, nodes, g, ctx.Err()
+}
+
+func (s *simulationJSON) show(c *Call) error {
+	if s.Jobs == 0 {
+		_, err := fmt.Fprintf(c.Out, "%s has nothing that could be built\n", human.Safe(s.What, false))
+		return err
+	}
+	duration := func(s float64) string { return human.Duration(time.Duration(s * float64(time.Second))) }
+	fmt.Fprintf(c.Out, "%s: %s with %s of work, on %s\n", human.Safe(s.What, false), human.Count(s.Jobs, "build"), duration(s.Work), human.Count(s.Builders, "builder"))
+	if s.Guessed > 0 {
+		fmt.Fprintf(c.Out, "the times of %d are guesses, as nothing of their packages was built before\n", s.Guessed)
+	}
+	if s.Left > 0 {
+		fmt.Fprintf(c.Out, "%s more left out, as nothing can build them\n", human.Count(s.Left, "build"))
+	}
+	fmt.Fprintln(c.Out)
+	slowest := s.Bound
+	for _, o := range s.Orders {
+		slowest = max(slowest, o.Makespan)
+	}
+	t := human.Table{Head: []string{"ORDER", "TAKES", "TO BOUND", ""}, Right: []int{2}, Color: c.Term.Color}
+	row := func(name string, takes, ratio float64, colour human.Colour) {
+		over := "-"
+		if ratio > 0 {
+			over = fmt.Sprintf("%.3f", ratio)
+		}
+		t.Row(name, duration(takes), over, human.Cell(strings.Repeat("█", max(1, int(takes/slowest*32+0.5))), colour))
+	}
+	row("longest chain", s.Longest, 0, human.Dim)
+	row("shared work", s.Share, 0, human.Dim)
+	for _, o := range s.Orders {
+		row(o.Order, o.Makespan, o.Ratio, human.Plain)
+	}
+	_, err := t.WriteTo(c.Out)
+	return err
+}
