@@ -211,6 +211,7 @@ func (p *pool) run(ctx context.Context) {
 	p.running = true
 	p.mu.Unlock()
 	defer p.shut(context.Background())
+	p.wake(ctx)
 	tick := time.NewTicker(poolEvery)
 	defer tick.Stop()
 	p.look()
@@ -222,6 +223,23 @@ func (p *pool) run(ctx context.Context) {
 		case <-p.kick:
 		case <-tick.C:
 			p.look()
+		}
+	}
+}
+
+// wake counts the start of a farm as a use of every environment of the
+// configuration that has a system: the first build finds a workspace ready too.
+func (p *pool) wake(ctx context.Context) {
+	p.mu.Lock()
+	all := p.known()
+	p.mu.Unlock()
+	for _, e := range all {
+		if _, ok, err := p.s.present(ctx, e); ok && err == nil {
+			p.mu.Lock()
+			if sh := p.shelf(e); sh != nil {
+				sh.use(time.Now())
+			}
+			p.mu.Unlock()
 		}
 	}
 }

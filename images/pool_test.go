@@ -401,12 +401,26 @@ func TestPoolDeaths(t *testing.T) {
 	f.clean(t)
 }
 
+// TestPoolWakes: a farm that has just been started has a workspace ready for the
+// first build, though nobody has asked for one yet.
+func TestPoolWakes(t *testing.T) {
+	f := pooled(t, testbase.Podman(t), images.Options{Pool: images.PoolOptions{Max: 2}})
+	f.ready(t, 1)
+	ws, err := f.store.Workspace(t.Context(), images.Spec{Name: "first", Arch: testbase.Arch, Channel: "testing"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close(t.Context())
+	if !ws.Warm {
+		t.Error("the first build's workspace was not ready")
+	}
+}
+
 func TestPoolDemand(t *testing.T) {
 	t.Parallel()
 	f := pooled(t, testbase.Podman(t), images.Options{Pool: images.PoolOptions{Max: 3, Idle: time.Second}})
-	if e := f.store.Environments(t.Context())[0]; e.Warm != 0 || e.Target != 0 {
-		t.Errorf("nobody wants any: %+v", e)
-	}
+	// The start counts as a use, and Idle is over soon.
+	f.has(t, "nobody wants any", func(e images.Environment) bool { return e.Warm == 0 && e.Making == 0 && e.Target == 0 })
 	f.store.Expect("testing", testbase.Arch, 100)
 	f.ready(t, 3)
 	f.store.Expect("nobody", testbase.Arch, 100)
