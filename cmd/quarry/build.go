@@ -19,6 +19,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/pipeline"
 	"github.com/Morphux/quarry/recipe"
@@ -28,7 +29,7 @@ import (
 
 func newBuildCmd(a *app) *cobra.Command {
 	var arch, channel, output string
-	var asJSON, quiet bool
+	var asJSON, quiet, cross bool
 	cmd := &cobra.Command{
 		Use:   "build DIR [CHANNEL]",
 		Short: "Build one package from a folder, without a farm",
@@ -73,7 +74,7 @@ the older form the artifact also appears in output/CHANNEL/ in the state folder.
 					}
 				}
 			}
-			out, rec, err := buildFolder(cmd.Context(), a, c, args[0], arch, channel, output, log)
+			out, rec, err := buildFolder(cmd.Context(), a, c, args[0], arch, channel, output, cross, log)
 			if err != nil {
 				return err
 			}
@@ -91,13 +92,14 @@ the older form the artifact also appears in output/CHANNEL/ in the state folder.
 	cmd.Flags().StringVar(&arch, "arch", "", "arch to build for (default this machine's)")
 	cmd.Flags().StringVar(&channel, "channel", "", "channel to build for (default the configuration's)")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "folder to write the artifact, record and list of files to")
+	cmd.Flags().BoolVar(&cross, "cross", false, "cross build on this machine's arch, whatever build.workers_for says")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the outcome as JSON")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show the build's log")
 	return cmd
 }
 
 // buildFolder makes one attempt at the package in a folder.
-func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, channel, output string, log io.Writer) (*quarry.Outcome, *results.Record, error) {
+func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, channel, output string, cross bool, log io.Writer) (*quarry.Outcome, *results.Record, error) {
 	for _, err := range []error{quarry.CheckArch(arch), quarry.CheckChannel(channel)} {
 		if err != nil {
 			return nil, nil, &control.Error{Code: control.ExitUsage, Err: err}
@@ -124,9 +126,14 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	}
 	commit, when := headOf(dir)
 	b := quarry.Build{
-		Release: quarry.Release{Package: r.Package, Version: r.Version, Channel: channel, Commit: commit, Time: when,
-			Archs: []string{arch}, Needs: r.Info.Needed, Traits: map[string]quarry.Traits{arch: r.Traits(arch, false)}},
-		Arch: arch, State: quarry.Running, Attempt: 1, Created: time.Now(), Started: time.Now(),
+		Release: quarry.Release{Package: r.Package, Version: r.Version, Channel: channel, Commit: commit, Time: when},
+		Arch:    arch, State: quarry.Running, Attempt: 1, Created: time.Now(), Started: time.Now(),
+	}
+	r.Fill(&b.Release, []string{arch})
+	b.Archs = []string{arch} // whatever the recipe says: it was asked for
+	how, err := way(c, r, &b, cross)
+	if err != nil {
+		return nil, nil, err
 	}
 	b.Key = quarry.BuildKey(b.Target(), commit, "")
 
@@ -144,7 +151,7 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 		return nil, nil, err
 	}
 	out, err := pipe.Run(ctx, pipeline.Input{Build: b, Recipe: r, Source: source, Deps: deps, Log: log,
-		Reproduce: fmt.Sprintf("quarry build --arch %s %s", arch, strconv.Quote(dir))})
+		Reproduce: fmt.Sprintf("quarry build --arch %s %s%s", arch, how, strconv.Quote(dir))})
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer stop()
 	if err := errors.Join(err, store.Close(end), pipe.Layers.Close()); err != nil {
@@ -167,33 +174,68 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	return out, rec, err
 }
 
+// way decides on what a build is made: as the farm would, or crossed because
+// that is asked for. how is the flag that asks for what was decided.
+func way(c *config.Config, r *recipe.Recipe, b *quarry.Build, cross bool) (how string, err error) {
+	ways := c.Ways()
+	if cross {
+		if b.Arch == config.HostArch() || b.Arch == quarry.Noarch {
+			return "", &control.Error{Code: control.ExitUsage, Err: fmt.Errorf("%s is not cross built on %s: leave --cross out, or name another --arch", b.Arch, config.HostArch())}
+		}
+		ways = []graph.Worker{{Host: config.HostArch(), Target: b.Arch, Cross: true}}
+	}
+	// One arch is asked for, and it is tried even if the recipe says that it is
+	// not for it, or broken there.
+	native, crossed := r.Traits(b.Arch, false), r.Traits(b.Arch, true)
+	b.Traits, b.Crossed = map[string]quarry.Traits{b.Arch: native}, map[string]quarry.Traits{b.Arch: crossed}
+	graph.Assign(ways, &b.Release)
+	t := b.Traits[b.Arch]
+	switch {
+	case t.NoWorker != "" && cross:
+		return "", fmt.Errorf("%s cannot be cross built for %s: its recipe says nocross, or that it is broken then", b.Package, b.Arch)
+	case t.NoWorker != "": // as if there were no workers
+		b.Traits[b.Arch] = native
+	case t.Cross != "":
+		return "--cross ", nil
+	}
+	return "", nil
+}
+
 // localDependencies finds what a build needs among the records at hand.
 func localDependencies(c *config.Config, b quarry.Build) ([]pipeline.Dependency, error) {
 	needs := b.BuildNeeds(b.Arch)
-	if len(needs) == 0 {
+	system, tools := b.CrossNeeds(b.Arch)
+	if len(needs)+len(tools) == 0 {
 		return nil, nil
 	}
 	if _, err := os.Stat(c.Results()); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s needs %s, and there are no records at %s: push it to a farm here first", b.Package, strings.Join(needs, ", "), c.Results())
+		return nil, fmt.Errorf("%s needs %s, and there are no records at %s: push it to a farm here first", b.Package, strings.Join(slices.Concat(needs, tools), ", "), c.Results())
 	}
 	reader, err := results.OpenReader(c.Results(), b.Channel)
 	if err != nil {
-		return nil, fmt.Errorf("%s needs %s: %w", b.Package, strings.Join(needs, ", "), err)
+		return nil, fmt.Errorf("%s needs %s: %w", b.Package, strings.Join(slices.Concat(needs, tools), ", "), err)
 	}
 	defer reader.Close()
 	r := records{reader.Snapshot}
 	var direct []quarry.DepUsed
-	for _, n := range needs {
-		d, ok, err := r.Resolve(n, b.Arch)
+	for i, n := range slices.Concat(needs, tools) {
+		arch := b.Arch
+		if i >= len(needs) {
+			arch = system
+		}
+		d, ok, err := r.Resolve(n, arch)
 		if err != nil {
 			return nil, err
 		}
 		if !ok {
-			return nil, fmt.Errorf("%s needs %s, which has no record for %s in %s: push it to the farm first", b.Package, n, b.Arch, c.Results())
+			return nil, fmt.Errorf("%s needs %s, which has no record for %s in %s: push it to the farm first", b.Package, n, arch, c.Results())
+		}
+		if arch != b.Arch {
+			d.Arch = arch
 		}
 		direct = append(direct, d)
 	}
-	return r.dependencies(b.Arch, direct)
+	return r.dependencies(b, direct)
 }
 
 // headOf gives the commit a folder stands at and its time; a folder that is no

@@ -18,14 +18,15 @@ func (r records) Stale(rel quarry.Release, arch string) (why, change string, err
 	if err != nil || !ok {
 		return "", "", err
 	}
-	then := make(map[string]quarry.DepUsed, len(built))
+	type key struct{ pkg, arch string } // a cross build may use a package on two archs
+	then := make(map[key]quarry.DepUsed, len(built))
 	for _, d := range built {
-		then[d.Package] = d
+		then[key{d.Package, d.Arch}] = d
 	}
 	changes := sha256.New()
 	note := func(now quarry.DepUsed) {
-		d, used := then[now.Package]
-		delete(then, now.Package)
+		d, used := then[key{now.Package, now.Arch}]
+		delete(then, key{now.Package, now.Arch})
 		// A record of before there were ABIs says nothing, and what offered
 		// nothing then has not been built against.
 		if !used || now.Artifact == d.Artifact || d.ABI == "" || now.ABI == d.ABI {
@@ -43,19 +44,31 @@ func (r records) Stale(rel quarry.Release, arch string) (why, change string, err
 			why = fmt.Sprintf("%s %s offers something else to build against than before", now.Package, now.Version)
 		}
 	}
-	for _, need := range rel.BuildNeeds(arch) {
-		now, ok, err := r.Resolve(need, arch)
-		if err != nil {
-			return "", "", err
+	look := func(needs []string, arch, of string) error {
+		for _, need := range needs {
+			now, ok, err := r.Resolve(need, of)
+			if err != nil {
+				return err
+			}
+			if ok {
+				now.Arch = arch
+				note(now)
+			}
 		}
-		if ok {
-			note(now)
+		return nil
+	}
+	if err := look(rel.BuildNeeds(arch), "", arch); err != nil {
+		return "", "", err
+	}
+	if system, tools := rel.CrossNeeds(arch); system != "" {
+		if err := look(tools, system, system); err != nil {
+			return "", "", err
 		}
 	}
 	// What is linked with and not named by the recipe came with something else:
 	// it is compared with what stands now of the same version.
 	for _, d := range built {
-		if _, left := then[d.Package]; !left || d.Direct {
+		if _, left := then[key{d.Package, d.Arch}]; !left || d.Direct {
 			continue
 		}
 		a, ok, err := r.Available(d.Package, d.Version, machine(arch))

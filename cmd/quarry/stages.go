@@ -26,6 +26,7 @@ import (
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/repos"
 	"github.com/Morphux/quarry/results"
+	"github.com/Morphux/quarry/runner"
 	"golang.org/x/sys/unix"
 )
 
@@ -97,7 +98,7 @@ func newPipeline(c *config.Config, store *images.Store, log *slog.Logger) (*pipe
 		Images: store, Artifacts: artifacts,
 		Libraries: &pipeline.Libraries{Dir: filepath.Join(c.State, "cache", "libraries")},
 		Settings: pipeline.Settings{
-			Name: c.Builder, Version: version, HostArch: config.HostArch(), Jobs: c.Jobs(), Command: c.Build.Command,
+			Name: c.Builder, Version: version, HostArch: config.HostArch(), Jobs: c.Jobs(), Command: c.Build.Command, Triplets: c.Build.Triplets,
 			Limits: limits(c), Step: time.Duration(c.Limits.Step), Silence: time.Duration(c.Limits.Silence), Log: int64(c.Limits.Log), Monitor: time.Duration(c.Monitor.Every),
 		},
 	}, nil
@@ -131,6 +132,9 @@ func (f *stages) releases(ctx context.Context, pkg string) ([]quarry.Release, []
 	list, problems, err := f.repos.Releases(ctx, pkg, f.channelArchs)
 	if err != nil {
 		return nil, nil, err
+	}
+	for i := range list {
+		graph.Assign(f.cfg.Ways(), &list[i])
 	}
 	out := make([]queue.Problem, len(problems))
 	for i, p := range problems {
@@ -182,8 +186,30 @@ func machine(arch string) string {
 }
 
 // dependencies gives all that a build's dependencies bring with them, with
-// their files.
-func (r records) dependencies(arch string, direct []quarry.DepUsed) ([]pipeline.Dependency, error) {
+// their files: first the tools of a cross build, which are of its machine's arch.
+func (r records) dependencies(b quarry.Build, direct []quarry.DepUsed) ([]pipeline.Dependency, error) {
+	var own, tools []quarry.DepUsed
+	for _, d := range direct {
+		if d.Arch == "" {
+			own = append(own, d)
+		} else {
+			d.Arch = ""
+			tools = append(tools, d)
+		}
+	}
+	list, err := r.closure(b.Arch, own)
+	if err != nil || len(tools) == 0 {
+		return list, err
+	}
+	system, _ := b.CrossNeeds(b.Arch)
+	more, err := r.closure(system, tools)
+	for i := range more {
+		more[i].Arch = system
+	}
+	return append(more, list...), err
+}
+
+func (r records) closure(arch string, direct []quarry.DepUsed) ([]pipeline.Dependency, error) {
 	arch = machine(arch)
 	all, err := graph.Closure(direct, arch, func(d quarry.DepUsed) ([]string, error) {
 		rec, err := r.record(d, arch)
@@ -263,10 +289,14 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 	if err != nil {
 		return nil, err
 	}
-	reproduce := fmt.Sprintf("git clone -b %s %s/%s.git && quarry build --arch %s %s",
-		quarry.Branch(b.Package, b.Version), f.ssh, b.Package, b.Arch, b.Package)
+	how := ""
+	if b.Environment().Cross != "" {
+		how = "--cross "
+	}
+	reproduce := fmt.Sprintf("git clone -b %s %s/%s.git && quarry build --arch %s %s%s",
+		quarry.Branch(b.Package, b.Version), f.ssh, b.Package, b.Arch, how, b.Package)
 	began := time.Now()
-	deps, err := records{snap}.dependencies(b.Arch, direct)
+	deps, err := records{snap}.dependencies(b, direct)
 	if conflict := new(graph.ConflictError); errors.As(err, &conflict) {
 		fmt.Fprintf(log, "==> quarry: %v\n", err)
 		return &quarry.Outcome{
@@ -352,7 +382,8 @@ func (f *stages) classify(err error) error {
 	switch {
 	case errors.Is(err, podman.ErrGone):
 		return &queue.FarmError{Err: err}
-	case errors.As(err, new(*images.NoBaseError)), errors.As(err, new(*images.NoInstanceError)), errors.As(err, new(*images.NoEmulationError)):
+	case errors.As(err, new(*images.NoBaseError)), errors.As(err, new(*images.NoInstanceError)), errors.As(err, new(*images.NoEmulationError)),
+		errors.As(err, new(*runner.ToolchainError)):
 		return &queue.EnvironmentError{Err: err}
 	}
 	return err
@@ -386,12 +417,15 @@ func (f *stages) room() error {
 }
 
 func (f *stages) probeEnvironment(ctx context.Context, env quarry.Environment) error {
-	arch := machine(env.Arch)
+	arch := machine(env.System())
 	if _, err := images.Emulation(arch); err != nil {
 		return err
 	}
-	_, err := f.images.Instance(ctx, env.Channel, arch)
-	return err
+	in, err := f.images.Instance(ctx, env.Channel, arch)
+	if err != nil {
+		return err
+	}
+	return f.pipeline.Lacks(env, in.Digest)
 }
 
 // maintain looks after what builds stand on, until ctx ends.
@@ -412,7 +446,7 @@ func (f *stages) expect(ctx context.Context, q *queue.Queue) {
 	for range q.Subscribe(ctx) {
 		wait := map[quarry.Environment]int{}
 		for _, e := range q.Status().Envs {
-			wait[quarry.Environment{Channel: e.Channel, Arch: machine(e.Arch)}] += e.Queued
+			wait[quarry.Environment{Channel: e.Channel, Arch: machine(e.System())}] += e.Queued
 		}
 		for e := range told {
 			if _, ok := wait[e]; !ok {

@@ -137,7 +137,13 @@ func lastLines(out []byte) string {
 // version changes when the way in which the storage is made does.
 const version = "1"
 
-var storeOnce = sync.OnceValues(imageStore)
+var storeOnce = sync.OnceValues(func() (string, error) {
+	tar, err := tarball()
+	if err != nil {
+		return "", err
+	}
+	return imageStore("store-", tar)
+})
 
 // ImageStore returns a podman storage folder that holds the base, for
 // podman.Config.ImageStores. It is only read; many processes may use it at
@@ -151,11 +157,9 @@ func ImageStore(t testing.TB) string {
 	return dir
 }
 
-func imageStore() (string, error) {
-	tar, err := tarball()
-	if err != nil {
-		return "", err
-	}
+// imageStore gives the storage folder of a tarball, one of those that begin with
+// prefix: of these only the newest stays.
+func imageStore(prefix, tar string) (string, error) {
 	st, err := os.Stat(tar)
 	if err != nil {
 		return "", err
@@ -165,7 +169,7 @@ func imageStore() (string, error) {
 		return "", err
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %d %d", version, Arch, tar, st.Size(), st.ModTime().UnixNano()))
-	dir := filepath.Join(cache, "store-"+hex.EncodeToString(sum[:6]))
+	dir := filepath.Join(cache, prefix+hex.EncodeToString(sum[:6]))
 	complete := filepath.Join(dir, "complete")
 
 	for {
@@ -176,7 +180,7 @@ func imageStore() (string, error) {
 			return "", err
 		}
 		if _, err := os.Stat(complete); err == nil {
-			removeStale(cache, dir)
+			removeStale(cache, prefix, dir)
 			return dir, nil
 		}
 		unlock()
@@ -231,8 +235,8 @@ func makeStore(dir, tar, complete string) error {
 }
 
 // removeStale removes storages of earlier tarballs that nobody uses.
-func removeStale(cache, keep string) {
-	found, _ := filepath.Glob(filepath.Join(cache, "store-*.lock"))
+func removeStale(cache, prefix, keep string) {
+	found, _ := filepath.Glob(filepath.Join(cache, prefix+"*.lock"))
 	for _, l := range found {
 		dir := strings.TrimSuffix(l, ".lock")
 		if dir == keep {
@@ -279,7 +283,12 @@ var held sync.Map
 // Podman returns a podman service of the test's own that has the base.
 func Podman(t testing.TB) *podman.Conn {
 	t.Helper()
-	conn, err := podman.Start(context.Background(), podman.Config{State: t.TempDir(), ImageStores: []string{ImageStore(t)}})
+	return service(t, ImageStore(t))
+}
+
+func service(t testing.TB, store string) *podman.Conn {
+	t.Helper()
+	conn, err := podman.Start(context.Background(), podman.Config{State: t.TempDir(), ImageStores: []string{store}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +300,12 @@ func Podman(t testing.TB) *podman.Conn {
 // first program of its workspaces; see Guest.
 func Store(t testing.TB, guest string) *images.Store {
 	t.Helper()
-	s, err := images.New(Podman(t), images.Options{WorkDir: filepath.Join(t.TempDir(), "work"), Guest: guest})
+	return store(t, Podman(t), guest)
+}
+
+func store(t testing.TB, conn *podman.Conn, guest string) *images.Store {
+	t.Helper()
+	s, err := images.New(conn, images.Options{WorkDir: filepath.Join(t.TempDir(), "work"), Guest: guest})
 	if err != nil {
 		t.Fatal(err)
 	}
