@@ -211,7 +211,13 @@ func (p *pool) run(ctx context.Context) {
 	p.running = true
 	p.mu.Unlock()
 	defer p.shut(context.Background())
-	p.wake(ctx)
+	woken := make(chan struct{})
+	go func() {
+		defer close(woken)
+		p.wake(ctx)
+		p.nudge()
+	}()
+	defer func() { <-woken }()
 	tick := time.NewTicker(poolEvery)
 	defer tick.Stop()
 	p.look()
