@@ -290,14 +290,15 @@ func (ch *change) unmet(to *hooks.Names, list []graph.BrokenNeed) {
 // it not for a declaration.
 func (ch *change) cycles(pkg string) {
 	g := ch.after
-	list := ch.im.Cycles
-	if c, ok := g.CycleThrough(pkg); ok {
-		list = append(list, c)
-	}
-	for _, c := range list {
-		if text := cycleText(g, c); ch.closes(c.Path) && !slices.Contains(ch.out.Cycles.List, text) {
-			add(&ch.out.Cycles, text)
+	through := false // one of them leads through the package itself
+	for _, c := range ch.im.Cycles {
+		if ch.closes(c.Path) {
+			add(&ch.out.Cycles, cycleText(g, c))
+			through = through || slices.ContainsFunc(c.Path, func(n graph.Node) bool { return g.Release(n).Package == pkg })
 		}
+	}
+	if c, ok := g.CycleThrough(pkg); ok && !through && ch.closes(c.Path) {
+		add(&ch.out.Cycles, cycleText(g, c))
 	}
 }
 

@@ -109,13 +109,18 @@ func (e Env) foresee(ctx context.Context, p *Proposal, lines [][3]string, opts o
 		say("what this push causes is not known, as no Quarry answers just now")
 		return true
 	}
-	for _, c := range im.Channels[:min(len(im.Channels), maxShown)] {
-		c.tell(say)
-	}
+	taken = true
 	for _, c := range im.Channels {
 		if c.Cycles.All > 0 {
-			return false
+			c.refuse(say)
+			taken = false
 		}
+	}
+	if !taken {
+		return false
+	}
+	for _, c := range im.Channels[:min(len(im.Channels), maxShown)] {
+		c.tell(say)
 	}
 	if im.Confirm == "" || opts.confirm {
 		return true
@@ -173,7 +178,7 @@ func (c ChannelImpact) tell(say func(string, ...any)) {
 				human.Count(c.Rebuilds, "rebuild"), c.Rebuilt.of("package")))
 		}
 		if c.Freed > 0 {
-			what = append(what, fmt.Sprintf("%s that wait for it, in %s", human.Count(c.Freed, "build"), c.Frees.of("package")))
+			what = append(what, fmt.Sprintf("it lets %s go on, in %s", human.Count(c.Freed, "waiting build"), c.Frees.of("package")))
 		}
 		say("%s%s", on, strings.Join(what, "; "))
 		if takes != "" {
@@ -187,10 +192,13 @@ func (c ChannelImpact) tell(say func(string, ...any)) {
 	c.Cut.each(func(s string) { say("%s%s", on, s) })
 	c.Unmet.each(func(s string) { say("%swarning: %s", on, s) })
 	c.Broken.each(func(s string) { say("%swarning: this takes away what others need: %s", on, s) })
+}
+
+// refuse says which cycles the push would close.
+func (c ChannelImpact) refuse(say func(string, ...any)) {
+	on := "on " + show(c.Channel) + ": "
 	c.Cycles.each(func(s string) { say("%srefused: this would close a cycle: %s", on, s) })
-	if c.Cycles.All > 0 {
-		say("%seach of them needs the next, so that none could be built first: take one of the dependencies out, or see bootstrap in doc/recipe.md", on)
-	}
+	say("%seach of them needs the next, so that none could be built first: take one of the dependencies out", on)
 }
 
 // builds is e.g. "2 builds (x86_64, i686)".
