@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -66,7 +65,6 @@ type ToolchainError struct {
 	Instance      string   // digest of what lacks it
 	Missing       []string // programs
 	Why           string   // what else is wrong
-	Triplet       string
 }
 
 func (e *ToolchainError) Error() string {
@@ -77,8 +75,9 @@ func (e *ToolchainError) Error() string {
 			why = strings.Join(e.Missing, ", ") + " are not found"
 		}
 	}
+	debian := strings.ReplaceAll(Triplet(e.Arch), "_", "-")
 	return fmt.Sprintf("%s has no cross toolchain for %s: %s: have the base or the channel's setup install one (on Debian gcc-%s, g++-%s and libc6-dev-%s-cross), or name it in build.triplets",
-		e.Machine, e.Arch, why, e.Triplet, e.Triplet, debianArch(e.Arch))
+		e.Machine, e.Arch, why, debian, debian, debianArch(e.Arch))
 }
 
 // debianArch is Debian's own name of an arch.
@@ -105,6 +104,7 @@ var crossTools = [...][2]string{
 // Debian's compilers look in the sysroot first for headers and libraries, and for
 // those of libraries themselves (rpath-link), and bring their C library from
 // beside the compiler. A system whose /lib is a link has the same in the sysroot.
+// $3/run puts the two together for qemu, as a running system has them.
 const crossScript = `t=$1 s=$2 d=$3
 shift 3
 for l in bin sbin lib lib32 lib64 libx32; do
@@ -128,7 +128,15 @@ if "bin/$t-gcc" -o try try.c 2>err; then
 else
 	echo "broken $(head -c 500 err | tr '\n' ' ')"
 fi
-echo "libc $("$t-gcc" -print-file-name=libc.so.6)"
+c=$("$t-gcc" -print-file-name=libc.so.6)
+case $c in
+/*)
+	mkdir -p "$d/run"
+	ln -s "$s/usr" "$d/run/usr"
+	ln -s "${c%/*}" "$d/run/lib"
+	ln -s "${c%/*}" "$d/run/lib64"
+	;;
+esac
 rm -f try try.c err path
 `
 
@@ -148,7 +156,7 @@ func (r *run) toolchain(ctx context.Context) error {
 	if err != nil {
 		return r.lost(ctx, "prepare", err)
 	}
-	bad := &ToolchainError{Arch: r.job.Build.Arch, Machine: x.Machine, Instance: r.ws.Instance.Digest, Triplet: x.Triplet}
+	bad := &ToolchainError{Arch: r.job.Build.Arch, Machine: x.Machine, Instance: r.ws.Instance.Digest}
 	if reply.Error != "" || reply.Status != 0 || reply.Killed != "" {
 		bad.Why = fmt.Sprintf("looking for it ended with status %d %s%s: %s", reply.Status, reply.Killed, reply.Error, human.Safe(lastLine(said.String()), false))
 		return bad
@@ -158,16 +166,10 @@ func (r *run) toolchain(ctx context.Context) error {
 		case "missing":
 			bad.Missing = append(bad.Missing, human.Safe(rest, false))
 		case "broken":
-			bad.Why = x.Triplet + "-gcc cannot build a program: " + human.Safe(strings.TrimSpace(rest), false)
+			bad.Why = x.Triplet + "-gcc cannot build a program: " + human.Safe(strings.TrimRight(rest, " .\n"), false)
 		case "elf":
 			if head, err := hex.DecodeString(rest); err != nil || !isFor(head, r.job.Build.Arch) {
 				bad.Why = x.Triplet + "-gcc makes programs for another arch"
-			}
-		case "libc":
-			// .../aarch64-linux-gnu/lib/libc.so.6: what a system of the arch has in
-			// /lib is there.
-			if dir := path.Dir(path.Dir(path.Clean(rest))); path.IsAbs(rest) && strings.Contains(dir, x.Triplet) {
-				r.loader = dir
 			}
 		}
 	}
@@ -192,17 +194,6 @@ func isFor(head []byte, arch string) bool {
 	}
 	want := m.Header()
 	return len(head) == 20 && bytes.Equal(head[:6], want[:6]) && bytes.Equal(head[18:], want[18:20])
-}
-
-// sysroot lays in what is needed of the build's own arch, where the workspace is
-// of another.
-func (r *run) sysroot(ctx context.Context, deps []Dep) error {
-	for _, d := range deps {
-		if err := r.installInto(ctx, d, SysrootPath); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // crossDeps divides the dependencies: what runs in the workspace, and what the
@@ -267,13 +258,9 @@ func (j *Job) crossConfigure() (args []string) {
 
 // emulation has qemu find the loader and the libraries of the build's arch, for
 // the test step.
-func (r *run) emulation() []string {
-	if r.job.Cross == nil {
+func (j *Job) emulation() []string {
+	if j.Cross == nil {
 		return nil
 	}
-	env := []string{"QEMU_SET_ENV=LD_LIBRARY_PATH=" + SysrootPath + "/usr/lib:" + SysrootPath + "/lib"}
-	if r.loader != "" {
-		env = append(env, "QEMU_LD_PREFIX="+r.loader)
-	}
-	return env
+	return []string{"QEMU_LD_PREFIX=" + crossPath + "/run"}
 }

@@ -37,7 +37,11 @@ type farm struct {
 
 func newFarm(t testing.TB) *farm {
 	t.Helper()
-	conn := testbase.Podman(t)
+	return farmOn(t, testbase.Podman(t))
+}
+
+func farmOn(t testing.TB, conn *podman.Conn) *farm {
+	t.Helper()
 	store, err := images.New(conn, images.Options{
 		WorkDir:  filepath.Join(t.TempDir(), "work"),
 		Guest:    testbase.Guest(t, "github.com/Morphux/quarry/runner/testdata/guest"),

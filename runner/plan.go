@@ -62,7 +62,7 @@ func (r *run) plan() []step {
 	case r.job.Cross != nil && !r.job.Cross.Runs:
 		r.log.farm("test: left out: programs for %s do not run on this machine (quarry doctor says what it takes)", r.job.Build.Arch)
 	default:
-		steps = append(steps, step{name: quarry.StepTest, cmds: command(rec.Test), env: append(r.parallel(), r.emulation()...), lax: rec.Ext.TestsMayFail})
+		steps = append(steps, step{name: quarry.StepTest, cmds: command(rec.Test), env: append(r.parallel(), r.job.emulation()...), lax: rec.Ext.TestsMayFail})
 	}
 	// Make gets DESTDIR on its command line, where it overrides the Makefile's
 	// own: ncurses, readline, less, bash and screen ignore the environment's.

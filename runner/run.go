@@ -92,7 +92,6 @@ type run struct {
 
 	began   time.Time
 	dir     string       // working directory of the steps, as the workspace sees it
-	loader  string       // folder whose lib has the loader and C library of a cross toolchain
 	logLeft int64        // bytes of output that are left
 	before  images.Usage // when the step at hand began
 }
@@ -234,11 +233,6 @@ func (r *run) prepare(ctx context.Context) error {
 	r.result.Usage.SourceSize = total.bytes
 	r.log.farm("%s: %d files with %s, of %s", quarry.StepPrepare, total.files, human.Size(total.bytes), r.sourceTime().UTC().Format(time.RFC3339))
 
-	if r.job.Cross != nil {
-		if err := r.toolchain(ctx); err != nil {
-			return err
-		}
-	}
 	system, sysroot := r.job.crossDeps()
 	rest, err := r.layIn(ctx, system)
 	if err != nil {
@@ -254,8 +248,16 @@ func (r *run) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.sysroot(ctx, sysroot); err != nil {
-		return err
+	if r.job.Cross != nil {
+		// Tools may have come with the dependencies.
+		if err := r.toolchain(ctx); err != nil {
+			return err
+		}
+	}
+	for _, d := range sysroot {
+		if err := r.installInto(ctx, d, SysrootPath); err != nil {
+			return err
+		}
 	}
 	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpPlace, Place: &guest.Place{
 		Root: SourcePath, Dir: r.job.Recipe.Ext.Directory, Time: r.sourceTime(),

@@ -4,7 +4,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/Morphux/quarry/images"
+	"github.com/Morphux/quarry/internal/podman"
 )
 
 var crossOnce = sync.OnceValues(func() (string, error) {
@@ -37,8 +37,8 @@ func CrossImageStore(t testing.TB) string {
 	return dir
 }
 
-// CrossStore is [Store] for a base with a cross compiler for [Foreign].
-func CrossStore(t testing.TB, guest string) *images.Store {
+// CrossPodman is [Podman] for a base with a cross compiler for [Foreign].
+func CrossPodman(t testing.TB) *podman.Conn {
 	t.Helper()
-	return store(t, service(t, CrossImageStore(t)), guest)
+	return service(t, CrossImageStore(t))
 }

@@ -300,12 +300,7 @@ func service(t testing.TB, store string) *podman.Conn {
 // first program of its workspaces; see Guest.
 func Store(t testing.TB, guest string) *images.Store {
 	t.Helper()
-	return store(t, Podman(t), guest)
-}
-
-func store(t testing.TB, conn *podman.Conn, guest string) *images.Store {
-	t.Helper()
-	s, err := images.New(conn, images.Options{WorkDir: filepath.Join(t.TempDir(), "work"), Guest: guest})
+	s, err := images.New(Podman(t), images.Options{WorkDir: filepath.Join(t.TempDir(), "work"), Guest: guest})
 	if err != nil {
 		t.Fatal(err)
 	}
