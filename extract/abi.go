@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 
@@ -152,7 +153,7 @@ func (r *elfReader) section(s elfSections, i uint64) (elfSegment, bool) {
 //   - of each shared library with a soname: arch, soname, needed libraries, and
 //     the symbols that it offers;
 //   - each static library and object file whole, because it is copied into what
-//     is linked with it;
+//     is linked with it; but not libx.a beside libx.so, which linkers take;
 //   - the headers whole, if there is neither, as then they are all there is.
 //
 // It is "" for a package that others cannot be built against: programs, data.
@@ -175,6 +176,12 @@ func abi(files []quarry.File) string {
 			content[files[i].Path] = &files[i]
 		}
 	}
+	linked := map[string]bool{} // names that linkers find shared, e.g. libz
+	for i := range files {
+		if stem, _, ok := strings.Cut(path.Base(files[i].Path), ".so"); ok && (files[i].Class == quarry.ClassShared || files[i].Kind == quarry.KindSymlink) {
+			linked[stem] = true
+		}
+	}
 	var headers []*quarry.File
 	var shared []string
 	for i := range files {
@@ -186,6 +193,9 @@ func abi(files []quarry.File) string {
 				shared = append(shared, strings.Join(append([]string{f.ELF.Arch, f.ELF.Soname, f.ELF.Symbols}, needed...), "\x00"))
 			}
 		case quarry.ClassStatic, quarry.ClassObject:
+			if linked[strings.TrimSuffix(path.Base(f.Path), ".a")] {
+				continue
+			}
 			if first := content[f.Target]; f.Kind == quarry.KindHardlink && first != nil {
 				line("static", f.Path, first.SHA256)
 			} else if f.Kind == quarry.KindRegular {

@@ -127,8 +127,8 @@ func TestABI(t *testing.T) {
 		"soname":         {lib("libx.so.2", "s1", "libc.so.6", "libm.so.6")},
 		"needed":         {lib("libx.so.1", "s1", "libc.so.6")},
 		"a second":       append([]quarry.File{lib("liby.so.1", "s1")}, base...),
-		"a static one":   append([]quarry.File{file("/usr/lib/libx.a", quarry.ClassStatic, "a1")}, base...),
-		"another static": append([]quarry.File{file("/usr/lib/libx.a", quarry.ClassStatic, "a2")}, base...),
+		"a static one":   append([]quarry.File{file("/usr/lib/liby.a", quarry.ClassStatic, "a1")}, base...),
+		"another static": append([]quarry.File{file("/usr/lib/liby.a", quarry.ClassStatic, "a2")}, base...),
 		"headers only":   {header},
 		"another header": {file("/usr/include/x.h", quarry.ClassHeader, "h2")},
 		"none":           {base[2]},
@@ -141,6 +141,16 @@ func TestABI(t *testing.T) {
 	}
 	if got := abi([]quarry.File{base[2]}); got != "" {
 		t.Errorf("a program has abi %q", got)
+	}
+	// One beside a shared library of its name is not what others are linked with.
+	link := quarry.File{Path: "/usr/lib/libx.so", Kind: quarry.KindSymlink, Target: "libx.so.1"}
+	for _, static := range []string{"a1", "a2"} {
+		if got := abi(append([]quarry.File{file("/usr/lib/libx.a", quarry.ClassStatic, static), link}, base...)); got != want {
+			t.Error("a static library beside the shared one counts")
+		}
+	}
+	if got := abi(append([]quarry.File{file("/usr/lib/libx_nonshared.a", quarry.ClassStatic, "a1"), link}, base...)); got == want {
+		t.Error("a static library of another name does not count")
 	}
 	// A static library with two names, whichever comes first.
 	hard := quarry.File{Path: "/usr/lib/libz.a", Kind: quarry.KindHardlink, Class: quarry.ClassStatic, Target: "/usr/lib/libx.a"}
