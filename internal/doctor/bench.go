@@ -62,7 +62,10 @@ func (b *bench) open(ctx context.Context) error {
 
 func (b *bench) close(ctx context.Context) {
 	if b.store != nil {
-		b.store.Close(context.WithoutCancel(ctx))
+		// What is left after that goes with the folder.
+		end, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		b.store.Close(end)
+		stop()
 	}
 	if b.conn != nil {
 		b.conn.Close()

@@ -88,7 +88,7 @@ func TestRestart(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); !c.Lost(gen); {
+	for deadline := time.Now().Add(2 * time.Minute); !c.Lost(gen); {
 		if time.Now().After(deadline) {
 			t.Fatal("the death of the service is not seen")
 		}
@@ -108,6 +108,28 @@ func TestSecondDaemon(t *testing.T) {
 	if c, err := podman.Start(ctx, podman.Config{State: state}); err == nil {
 		c.Close()
 		t.Fatal("two services on one state folder")
+	}
+}
+
+// A start clears away what a doctor that was killed has left in the state folder, and
+// leaves alone the one that looks at the farm at this moment.
+func TestBesideDoctor(t *testing.T) {
+	state := t.TempDir()
+	doctor := start(t, podman.Config{State: filepath.Join(state, "podman", "tmp-doctor-1")})
+	left := filepath.Join(state, "podman", "tmp-doctor-2", "podman")
+	if err := os.MkdirAll(left, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(left, "lock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	answers(t, start(t, podman.Config{State: state}))
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("what was left is there still: %v", err)
+	}
+	answers(t, doctor)
+	if _, err := os.Stat(filepath.Join(doctor.Dir(), "farm")); err != nil {
+		t.Errorf("a doctor at work lost its folder: %v", err)
 	}
 }
 

@@ -123,7 +123,9 @@ func prepare(ctx context.Context, c *Conn) (_ *setup, err error) {
 	clearDir(filepath.Join(s.dir, "tmp"))
 	if left, err := filepath.Glob(filepath.Join(globEscape(s.dir), "tmp-*")); err == nil {
 		for _, p := range left {
-			deltree.Remove(p)
+			if !inUse(p) {
+				deltree.Remove(p)
+			}
 		}
 	}
 	if err := c.dropBroken(filepath.Join(s.dir, "root")); err != nil {
@@ -514,6 +516,16 @@ func (c *Conn) takeLock(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// inUse reports whether a service runs in a state folder.
+func inUse(state string) bool {
+	f, err := os.Open(filepath.Join(state, "podman", "lock"))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // farmID reads the farm's name, or makes it. It is kept in a file and not
