@@ -217,8 +217,8 @@ type Done struct {
 //     is pushed again (a later Pushed) or somebody asks for a rebuild.
 //   - A success that was built against what has changed since is built again,
 //     once for each change.
-//   - A build that has not begun and is now to be built on another machine's arch
-//     (cross built, or no longer) is obsolete, and wanted anew.
+//   - A build that the planner wanted, has not begun and is to be cross built now,
+//     or no longer, is obsolete, and wanted anew.
 //   - A build under way whose branch is gone, or is at another commit, or no
 //     longer wants the arch, is obsolete.
 func (v *View) Decide(known []Known) Plan {
@@ -242,7 +242,7 @@ func (v *View) Decide(known []Known) Plan {
 			p.Stop = append(p.Stop, Stop{k.Number, branch + " is not to be built for " + k.Arch + ", " + r.Declined(k.Arch)})
 		case !slices.Contains(r.Archs, k.Arch):
 			p.Stop = append(p.Stop, Stop{k.Number, branch + " is no longer wanted for " + k.Arch})
-		case (k.State == quarry.Waiting || k.State == quarry.Queued) && r.Traits[k.Arch].Cross != k.Traits[k.Arch].Cross:
+		case (k.Nonce == "" || isRebuild(&k.Build)) && (k.State == quarry.Waiting || k.State == quarry.Queued) && r.Traits[k.Arch].Cross != k.Traits[k.Arch].Cross:
 			p.Stop = append(p.Stop, Stop{k.Number, "it is to be built in another environment now"})
 			last := &at[k.Target()][len(at[k.Target()])-1]
 			last.Stop = quarry.Obsolete
