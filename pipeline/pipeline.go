@@ -135,6 +135,9 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 	if job.Cross != nil {
 		triplet = job.Cross.Triplet
 	}
+	if in.Build.Why != "" {
+		fmt.Fprintf(log, "==> quarry: %s\n", in.Build.Why)
+	}
 	base, err := p.Libraries.of(ws, triplet)
 	if err != nil {
 		return nil, err
