@@ -26,7 +26,9 @@ func (p *Pipeline) toolchain(env quarry.Environment, err error) {
 	defer p.toolchains.mu.Unlock()
 	bad, lacks := errors.AsType[*runner.ToolchainError](err)
 	if !lacks {
-		delete(p.toolchains.lacks, env)
+		if err == nil {
+			delete(p.toolchains.lacks, env)
+		}
 		return
 	}
 	if p.toolchains.lacks == nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func withQuarry(ext string) []byte {
@@ -65,13 +66,15 @@ func TestTraits(t *testing.T) {
 func TestInfoFor(t *testing.T) {
 	r, err := Parse([]byte(`{"package": {"name": "pkg", "version": "1.0", "description": "A package"}, "compilation": {},
 		"dependencies": ["a", "b"], "quarry": {"dependencies": {"needed": ["b", "c"], "host": ["h"]},
-		"when": [{"arch": "s390x", "dependencies": {"needed": ["z"]}}]}}`))
+		"when": [{"arch": "s390x", "dependencies": {"needed": ["z"]}}, {"cross": true, "dependencies": {"needed": ["x"]}}]}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for arch, want := range map[string]string{"x86_64": "a b c", "s390x": "a b c z"} {
-		if got := strings.Join(r.InfoFor(arch, false).Needed, " "); got != want {
-			t.Errorf("on %s it needs %s, want %s", arch, got, want)
+	for arch, want := range map[string][2]string{"x86_64": {"a b c", "a b c x"}, "s390x": {"a b c z", "a b c z x"}} {
+		for i, cross := range []bool{false, true} {
+			if got := strings.Join(r.InfoFor(arch, cross).Needed, " "); got != want[i] {
+				t.Errorf("on %s, cross built %v, it needs %s, want %s", arch, cross, got, want[i])
+			}
 		}
 	}
 	if got := strings.Join(r.Info.Needed, " "); got != "a b" {
@@ -98,5 +101,28 @@ func TestConditionsRefused(t *testing.T) {
 		if _, err := Parse(withQuarry(ext)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s:\n got %v\nwant %s", ext, err, want)
 		}
+	}
+}
+
+// A release says of cross builds only what is another matter then.
+func TestFill(t *testing.T) {
+	parse := func(ext string) *Recipe {
+		r, err := Parse([]byte(`{"package": {"name": "pkg", "version": "1.0", "description": "A package"}, "compilation": {}, "dependencies": ["a"], "quarry": ` + ext + `}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	rel := quarry.Release{Archs: []string{"old"}, Traits: map[string]quarry.Traits{"old": {}}, Crossed: map[string]quarry.Traits{"old": {}}}
+	parse(`{"when": [{"arch": "arm*", "nocross": true}]}`).Fill(&rel, []string{"x86_64", "armv7l"})
+	want := quarry.Release{Needs: []string{"a"}, Archs: []string{"x86_64", "armv7l"}, Traits: map[string]quarry.Traits{"armv7l": {NoCross: true}}}
+	if diff := cmp.Diff(want, rel, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("(- want, + got):\n%s", diff)
+	}
+	parse(`{"archs": ["armv7l"], "broken": "no", "when": [{"cross": true, "broken": false}]}`).Fill(&rel, []string{"x86_64", "armv7l"})
+	want = quarry.Release{Needs: []string{"a"}, Archs: []string{"armv7l"}, Traits: map[string]quarry.Traits{"armv7l": {Broken: "no"}},
+		Crossed: map[string]quarry.Traits{"armv7l": {}}}
+	if diff := cmp.Diff(want, rel, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("(- want, + got):\n%s", diff)
 	}
 }
