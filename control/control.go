@@ -141,7 +141,8 @@ type Verb struct {
 	// is.
 	File int
 	// Send is a flag whose value is a file of the caller's, which a door that has
-	// it gives as In, with "-" for the value. "": there is none.
+	// it gives as In, with "-" for the value. With it the verb needs no daemon. "":
+	// there is none.
 	Send string
 	// Keys says that the verb draws on a whole terminal until somebody types q. A
 	// door that has the terminal itself sees to the key; the others give In.

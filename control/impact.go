@@ -100,6 +100,7 @@ func (f *Farm) proposed(p hooks.Proposal, channel string) ([]quarry.Release, err
 			return nil, err
 		}
 		loaded.Fill(&rel, f.channelArchs(channel))
+		graph.Assign(f.Workers, &rel)
 		list = append(list, rel)
 	}
 	return list, nil

@@ -233,7 +233,7 @@ func (p *planJSON) show(c *Call, jobs int) error {
 		fmt.Fprintf(c.Out, "the times of %d are guesses (~), as nothing of their packages was built before\n", p.Guessed)
 	}
 	if p.Blocked > 0 {
-		fmt.Fprintf(c.Out, "%s more can be built by nothing: status --blocked says why\n", human.Count(p.Blocked, "build"))
+		fmt.Fprintf(c.Out, "nothing can build %d more: status --blocked says why\n", p.Blocked)
 	}
 	for _, why := range p.Paused {
 		fmt.Fprintf(c.Out, "%s\n", human.Safe(why, false))
@@ -265,10 +265,12 @@ func (p *planJSON) show(c *Call, jobs int) error {
 }
 
 // orders are those that a simulation plays, by what --order calls them.
-var orders = []struct {
+var orders = []order{{"path", sched.CriticalPath}, {"fifo", sched.FIFO}, {"random", sched.Random}}
+
+type order struct {
 	name   string
 	policy sched.Policy
-}{{"path", sched.CriticalPath}, {"fifo", sched.FIFO}, {"random", sched.Random}}
+}
 
 // simulationJSON is how a simulation went.
 type simulationJSON struct {
@@ -292,12 +294,7 @@ type orderJSON struct {
 
 func (f *Farm) simulate(ctx context.Context, c *Call, slots int) error {
 	only := c.string("order")
-	if only != "" && !slices.ContainsFunc(orders, func(o struct {
-		name   string
-		policy sched.Policy
-	}) bool {
-		return o.name == only
-	}) {
+	if only != "" && !slices.ContainsFunc(orders, func(o order) bool { return o.name == only }) {
 		return usage("plan: --order %.20q is none: there is path, fifo and random", only)
 	}
 	out := simulationJSON{Orders: []orderJSON{}}
@@ -384,7 +381,7 @@ func (s *simulationJSON) show(c *Call) error {
 		fmt.Fprintf(c.Out, "the times of %d are guesses, as nothing of their packages was built before\n", s.Guessed)
 	}
 	if s.Left > 0 {
-		fmt.Fprintf(c.Out, "%s more left out, as nothing can build them\n", human.Count(s.Left, "build"))
+		fmt.Fprintf(c.Out, "%d more are left out, as nothing can build them\n", s.Left)
 	}
 	fmt.Fprintln(c.Out)
 	slowest := s.Bound

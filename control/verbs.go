@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/queue"
@@ -47,6 +48,8 @@ type Farm struct {
 	// Builder tells why nothing here builds a release for an arch, in words such
 	// as "no builder for riscv64"; "" when something does. nil: everything is built.
 	Builder func(r quarry.Release, arch string) string
+	// Workers are what this farm builds with; none: each arch in its own system.
+	Workers []graph.Worker
 	// Confirm says how large a push has to be to need -o confirm.
 	Confirm Confirm
 

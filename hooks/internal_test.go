@@ -218,3 +218,48 @@ func FuzzTree(f *testing.F) {
 		}
 	})
 }
+
+// deaf is a daemon that answers nobody, whatever the context says.
+type deaf struct {
+	Daemon
+	end chan struct{}
+}
+
+func (d deaf) Close() error { return nil }
+
+func (d deaf) Impact(context.Context, Proposal) (Impact, error) {
+	<-d.end
+	return Impact{}, errors.New("ended")
+}
+
+// TestImpactDeaf: a daemon that hangs holds no push.
+func TestImpactDeaf(t *testing.T) {
+	end := make(chan struct{})
+	defer close(end)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // sooner than impactTimeout
+	defer cancel()
+	for name, dial := range map[string]Dialer{
+		"answer": func(context.Context, string) (Daemon, error) { return deaf{end: end}, nil },
+		"dial":   func(context.Context, string) (Daemon, error) { <-end; return nil, errors.New("ended") },
+	} {
+		var said bytes.Buffer
+		env := Env{Settings: Settings{Package: "hello", Socket: "socket"}}
+		if !env.foresee(ctx, &Proposal{Package: "hello"}, nil, options{}, speaker(&said), dial) {
+			t.Errorf("%s: the push was refused: %s", name, said.String())
+		}
+		if !strings.Contains(said.String(), "has not answered within") {
+			t.Errorf("%s: it says %q", name, said.String())
+		}
+	}
+}
+
+// TestProposeMuch: recipes that are large together are not sent.
+func TestProposeMuch(t *testing.T) {
+	var list []Proposed
+	for range 40 {
+		list = append(list, Proposed{Recipe: make([]byte, 1<<18)})
+	}
+	if p, err := (Env{}).propose(list, nil, ""); p != nil || err == nil || !strings.Contains(err.Error(), "more than 4 MiB") {
+		t.Errorf("proposed %v, %v", p != nil, err)
+	}
+}

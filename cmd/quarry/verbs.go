@@ -125,8 +125,13 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, ar
 	words := append(append(strings.Fields(v.Name), typed(cmd, flags)...), "--")
 	words = append(words, args...)
 	code, err := client.Call(ctx, words, ends, cmd.OutOrStdout(), cmd.ErrOrStderr())
-	if v.Alone && errors.Is(err, control.ErrUnreachable) {
+	switch {
+	case !errors.Is(err, control.ErrUnreachable):
+	case v.Alone:
 		code, err = a.alone(cmd, c, words, client.In, ends)
+	case v.Send != "" && client.In != nil: // what is asked is about the file alone
+		table := control.Verbs(&control.Farm{Channels: farmChannels(c), Default: c.DefaultChannel, Version: version})
+		code, err = table.Run(ctx, control.Owner(), words, client.In, cmd.OutOrStdout(), cmd.ErrOrStderr(), ends), nil
 	}
 	if v.Keys && ends.TTY && ctx.Err() != nil { // q or ^C, as it is meant to be ended
 		fmt.Fprintln(cmd.OutOrStdout())
