@@ -117,7 +117,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Usage: used, Images: store, Channels: farmChannels(c), Version: version, Started: began,
-		Default: c.DefaultChannel, Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}})
+		Default: c.DefaultChannel, Workers: c.Ways(), Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}})
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
 		return err
