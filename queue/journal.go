@@ -43,6 +43,9 @@ type entry struct {
 	// so that a crash does not start it again.
 	Stop       quarry.State `json:"stop,omitempty"`
 	StopReason string       `json:"stop_reason,omitempty"`
+	// Urgent goes with a Build that nobody but the planner wanted at first, and
+	// that a person has asked for since.
+	Urgent bool `json:"urgent,omitempty"`
 
 	Last  int64  `json:"last,omitempty"`  // the highest number used
 	Pause *Pause `json:"pause,omitempty"` // somebody paused the queue, or (By empty) resumed it

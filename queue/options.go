@@ -57,8 +57,19 @@ type Options struct {
 	// all else. nil: only builds to come are learnt from.
 	Past func(ctx context.Context, observe func(Past)) error
 
+	// Campaigns is where mass rebuilds are kept. nil: there are none.
+	Campaigns Campaigns
+	// Compare tells what a target's newest failure was built with that its last
+	// success was not, in lines for people, e.g. zlib 1.3, was 1.2; ok is false
+	// where there is no success. nil: nobody knows.
+	Compare func(ctx context.Context, t quarry.Target) (differences []string, ok bool, err error)
+
 	Workers int // builds at once; 0: one for every two CPUs, at least one
-	Tries   int // attempts before a build is errored; 0: 3
+	// Memory is how many bytes all builds together may take; 0: no bound. One that
+	// asks for much waits until there is so much, see [sched.Gate]. BuildMemory is
+	// the most that one of them can take, whatever it asks for; 0: no bound.
+	Memory, BuildMemory int64
+	Tries               int // attempts before a build is errored; 0: 3
 
 	ReplanEvery time.Duration // between full plans; 0: 3 minutes
 	History     int           // ended builds kept in memory and journal; 0: 2,000
@@ -85,12 +96,20 @@ type Records interface {
 	Lookup(pkg, version, arch string) (quarry.RecordRef, bool, error)
 	// Resolve finds a successful record with an artifact that meets a needed
 	// dependency as recipes write it, e.g. zlib-1.3.1 or zlib>=1.2, for arch
-	// (a noarch record serves every arch).
+	// (a noarch record serves every arch). See AllRecords for several at once.
 	Resolve(dep, arch string) (quarry.DepUsed, bool, error)
 	// Stale tells why the success of a release on an arch has to be made again,
 	// in a line for people; "" when it has not. change names what has changed,
 	// the same for the same change, in the letters of a build's nonce.
 	Stale(r quarry.Release, arch string) (why, change string, err error)
+}
+
+// AllRecords is what Records may have besides: all that a release needs on one
+// arch at once, so that all it says of one name holds, and what provides a virtual
+// package is by preference something that it needs by its own name. missing are
+// the needs that nothing meets.
+type AllRecords interface {
+	ResolveAll(needs []string, arch string) (deps []quarry.DepUsed, missing []string, err error)
 }
 
 // Problem says why a branch, or a whole package when Branch is empty, cannot

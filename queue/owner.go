@@ -2,7 +2,6 @@ package queue
 
 import (
 	"cmp"
-	"container/heap"
 	"context"
 	"iter"
 	"maps"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/sched"
 )
 
 // item is a build as the queue holds it. An item is never changed: a new one
@@ -19,6 +19,7 @@ type item struct {
 	quarry.Build
 	stop       quarry.State // Cancelled or Obsolete: what it has been told to become
 	stopReason string
+	urgent     bool // somebody asked for it in person, though it was wanted before
 
 	// Not in the journal:
 	unmet     []string  // what a waiting build waits for
@@ -38,17 +39,29 @@ type owner struct {
 	targets   map[quarry.Target]map[int64]*item // all builds known at a target
 	live      map[string]map[int64]*item        // builds under way, by package
 	waiters   map[string]map[int64]struct{}     // waiting builds, by package that they may wait for
-	ready     map[quarry.Environment]*numbers   // queued builds; may hold stale numbers
-	held      map[int64]map[int64]struct{}      // rebuilds set aside, by the build that goes first
-	needs     map[string][]string               // names that a package's releases may mean by what they need
-	needers   map[string]map[string]struct{}    // the way back
-	again     map[string]struct{}               // packages to survey, because something landed
+	active    map[int64]struct{}                // running builds
+	ready     sched.Queue[int64]                // queued builds that are not parked
+	parked    map[int64]struct{}                // queued builds that cannot start before something has happened
+	held      map[int64]map[int64]struct{}      // of these, by the build that goes first
+	ranks     map[int64]rank                    // of builds under way, as last worked out
+	unranked  bool                              // something has changed since
+	ranking   bool
+	rankAgain time.Time                      // not before this
+	massDone  bool                           // the last build of a mass rebuild has ended: a plan tells whether that is over
+	campaign  map[string]int                 // builds under way, by nonce of a mass rebuild
+	needs     map[string][]string            // names that a package's releases may mean by what they need
+	needers   map[string]map[string]struct{} // the way back
+	again     map[string]struct{}            // packages to survey, because something landed
+	looking   map[string]int64               // those, and the ones that are being surveyed for it, with the last wish for each
+	looks     int64                          // wishes, ever
+	applying  bool                           // a full plan is being applied: some of what it wants is not known yet
 	surveying bool
-	lines     map[string]map[Line]*line // what git has, as last surveyed, by package
-	tickets   map[string]int64          // of the last survey applied, by package
-	ended     []int64                   // ended builds, in the order of their ends
-	nEnded    int                       // how many of them are still known
-	pruneAt   int                       // how many are pruned at once
+	lines     map[string]map[Line]*line      // what git has, as last surveyed, by package
+	providers map[string]map[string]struct{} // by virtual name: packages in lines that provide it
+	tickets   map[string]int64               // of the last survey applied, by package
+	ended     []int64                        // ended builds, in the order of their ends
+	nEnded    int                            // how many of them are still known
+	pruneAt   int                            // how many are pruned at once
 
 	tx     []change
 	extra  []entry
@@ -66,20 +79,21 @@ type owner struct {
 	cancels    map[int64]context.CancelCauseFunc
 	busy       int // worker slots taken
 	recorders  int
-	aides      int                // goroutines of aside
-	lastEnv    quarry.Environment // whose turn was last
+	aides      int // goroutines of aside
 
 	planning    bool
-	planWaiters []chan error // for the plan that runs
-	planNext    []chan error // for the one after it
-	planned     bool         // the first plan has been tried
-	surveyed    bool         // a full plan has succeeded: lines knows all packages
+	planWaiters []chan error     // for the plan that runs
+	planNext    []chan error     // for the one after it
+	planLooks   map[string]int64 // looking, when it began
+	planned     bool             // the first plan has been tried
+	surveyed    bool             // a full plan has succeeded: lines knows all packages
 	planTry     int
 	planGen     int // numbers the timers of full plans: only the newest counts
 
 	dirty     map[int64]struct{} // waiting builds to be looked at again
 	examining bool
 	examTry   int
+	patient   time.Time // until when a free worker waits for that
 
 	stopping bool
 	workCtx  context.Context // of workers; cancelled when stopping
@@ -94,6 +108,7 @@ type line struct {
 	archs    []string
 	failed   map[string]bool   // archs whose record is a failure of this commit
 	declined map[string]string // archs that it is not built for, and why
+	provides []string          // virtual names, as providedNames
 }
 
 // change is one replaced item, for undoing.
@@ -109,12 +124,18 @@ func newOwner(q *Queue) *owner {
 		targets:  map[quarry.Target]map[int64]*item{},
 		live:     map[string]map[int64]*item{},
 		waiters:  map[string]map[int64]struct{}{},
-		ready:    map[quarry.Environment]*numbers{},
+		active:   map[int64]struct{}{},
+		parked:   map[int64]struct{}{},
 		held:     map[int64]map[int64]struct{}{},
+		campaign: map[string]int{},
 		needs:    map[string][]string{},
 		needers:  map[string]map[string]struct{}{},
 		again:    map[string]struct{}{},
+		looking:  map[string]int64{},
 		lines:    map[string]map[Line]*line{},
+
+		providers: map[string]map[string]struct{}{},
+
 		tickets:  map[string]int64{},
 		pauses:   map[string]*pause{},
 		problems: map[string][]Problem{},
@@ -136,7 +157,7 @@ func (o *owner) load() {
 			}
 		}
 		if e.Build != nil {
-			it := &item{Build: *e.Build, stop: e.Stop, stopReason: e.StopReason}
+			it := &item{Build: *e.Build, stop: e.Stop, stopReason: e.StopReason, urgent: e.Urgent}
 			if it.State == quarry.Waiting {
 				it.unmet = nil // until they are looked at
 				for dep := range needs(it.Release, it.Arch) {
@@ -186,7 +207,7 @@ func (o *owner) all() iter.Seq[entry] {
 }
 
 func (it *item) entry() entry {
-	return entry{Build: &it.Build, Stop: it.stop, StopReason: it.stopReason}
+	return entry{Build: &it.Build, Stop: it.stop, StopReason: it.stopReason, Urgent: it.urgent}
 }
 
 // set replaces an item in this batch of changes.
@@ -212,26 +233,43 @@ func (o *owner) put(number int64, it *item) (old *item) {
 		drop(o.targets, t, number)
 		if !old.State.Ended() {
 			drop(o.live, old.Package, number)
+			o.count(old, -1)
 		} else {
 			o.nEnded--
 		}
+		delete(o.active, number)
 		for _, dep := range old.unmet {
 			for _, name := range depNames(dep) {
 				drop(o.waiters, name, number)
 			}
 		}
 	}
-	if it == nil || it.State.Ended() || it.State == quarry.Waiting {
-		o.release(number)
+	if it == nil || it.State != quarry.Queued {
+		o.ready.Remove(number)
+		delete(o.parked, number)
 	}
 	if it == nil {
 		delete(o.builds, number)
+		o.release(number)
 		return old
 	}
 	o.builds[number] = it
 	add(o.targets, it.Target(), number, it)
+	if it.State.Ended() || it.State == quarry.Waiting {
+		o.release(number)
+	}
+	if old != nil && occupies(old) && !occupies(it) {
+		for n := range o.targets[it.Target()] {
+			o.unpark(n) // those that targetBusy kept
+		}
+	}
 	if !it.State.Ended() {
 		add(o.live, it.Package, number, it)
+		o.count(it, 1)
+		o.unranked = o.unranked || old == nil || old.State.Ended()
+		if it.State == quarry.Running {
+			o.active[number] = struct{}{}
+		}
 	} else {
 		o.nEnded++
 		if old == nil || !old.State.Ended() {
@@ -244,9 +282,22 @@ func (o *owner) put(number int64, it *item) (old *item) {
 		}
 	}
 	if it.State == quarry.Queued {
-		o.enqueue(it.Environment(), number)
+		o.enqueue(it)
+	}
+	if old != nil && isMass(&old.Build) && o.campaign[old.Nonce] == 0 {
+		o.massDone = true
 	}
 	return old
+}
+
+// count keeps track of how many builds of each mass rebuild are under way.
+func (o *owner) count(it *item, by int) {
+	if !isMass(&it.Build) {
+		return
+	}
+	if o.campaign[it.Nonce] += by; o.campaign[it.Nonce] == 0 {
+		delete(o.campaign, it.Nonce)
+	}
 }
 
 func add[K comparable, V any](m map[K]map[int64]V, k K, n int64, v V) {
@@ -346,93 +397,19 @@ func (o *owner) log(c change) {
 		"build", c.number, "state", c.new.State, "reason", c.new.Reason, "attempt", c.new.Attempt)
 }
 
-// numbers is a heap of build numbers, lowest first, without doubles.
-type numbers struct {
-	list []int64
-	in   map[int64]struct{}
-}
-
-func (h *numbers) Len() int           { return len(h.list) }
-func (h *numbers) Less(i, j int) bool { return h.list[i] < h.list[j] }
-func (h *numbers) Swap(i, j int)      { h.list[i], h.list[j] = h.list[j], h.list[i] }
-func (h *numbers) Push(x any)         { h.list = append(h.list, x.(int64)) }
-func (h *numbers) Pop() any {
-	n := h.list[len(h.list)-1]
-	h.list = h.list[:len(h.list)-1]
-	return n
-}
-
-func (o *owner) enqueue(env quarry.Environment, number int64) {
-	h := o.ready[env]
-	if h == nil {
-		h = &numbers{in: map[int64]struct{}{}}
-		o.ready[env] = h
-	}
-	if _, ok := h.in[number]; !ok {
-		h.in[number] = struct{}{}
-		heap.Push(h, number)
-	}
-}
-
-// next is the build to start now, if any: environments take turns, within one
-// the oldest goes first.
-func (o *owner) next(now time.Time) *item {
-	envs := slices.SortedFunc(maps.Keys(o.ready), quarry.Environment.Compare)
-	at, found := slices.BinarySearchFunc(envs, o.lastEnv, quarry.Environment.Compare)
-	if found {
-		at++
-	}
-	for i := range envs {
-		env := envs[(at+i)%len(envs)]
-		if p := o.pauses[env.String()]; p != nil && p.on {
-			continue
-		}
-		if it := o.pick(env, now); it != nil {
-			o.lastEnv = env
-			return it
-		}
-	}
-	return nil
-}
-
-func (o *owner) pick(env quarry.Environment, now time.Time) (picked *item) {
-	h := o.ready[env]
-	var aside []int64
-	for picked == nil && h.Len() > 0 {
-		n := heap.Pop(h).(int64)
-		delete(h.in, n)
-		it := o.builds[n]
-		switch {
-		case it == nil || it.State != quarry.Queued || it.Environment() != env:
-		case it.notBefore.After(now), o.targetBusy(it):
-			aside = append(aside, n)
-		default:
-			if by := o.heldBy(it); by != nil {
-				o.hold(it, by)
-			} else {
-				picked = it
-			}
-		}
-	}
-	for _, n := range aside {
-		o.enqueue(env, n)
-	}
-	if h.Len() == 0 {
-		delete(o.ready, env)
-	}
-	return picked
-}
-
 // targetBusy keeps two builds for one record apart, so that the older can
 // never write over the newer.
 func (o *owner) targetBusy(it *item) bool {
 	for n, other := range o.targets[it.Target()] {
-		if n != it.Number && (other.State == quarry.Running || other.State == quarry.Recording) {
+		if n != it.Number && occupies(other) {
 			return true
 		}
 	}
 	return false
 }
+
+// occupies reports whether a build has its target for itself.
+func occupies(it *item) bool { return it.State == quarry.Running || it.State == quarry.Recording }
 
 // prune bounds the past that is kept. Errored and cancelled builds stay while
 // their branch is at their commit: the planner would start them again.

@@ -236,6 +236,11 @@ func (o *owner) setDeclined(pkg string, list []quarry.Declined) {
 func (o *owner) refresh() {
 	o.examine()
 	o.surveyAgain()
+	o.rerank()
+	if o.massDone && !o.stopping {
+		o.massDone = false
+		o.replan(nil)
+	}
 	b := o.q.board
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -23,6 +23,8 @@ type Want struct {
 	Unmet   []string // needed dependencies without a successful record
 	Nonce   string   // of a rebuild of what has a record, see quarry.BuildKey
 	Why     string   // such a rebuild is wanted
+
+	mass *Campaign // the mass rebuild that wants it, if any
 }
 
 // Target is the place of the wanted record.
@@ -38,6 +40,7 @@ type View struct {
 	Wants    []Want                             // oldest push first
 	Recorded map[quarry.Target]quarry.RecordRef // records of the commits that the branches are at
 	Stale    map[quarry.Target]string           // nonces of the rebuilds that successes need, whether or not they were tried
+	Mass     map[quarry.Target][]string         // IDs of the mass rebuilds that have not had a target yet, whether or not that was tried
 	Declined []quarry.Declined                  // what the recipes say not to build
 	Problems []Problem
 }
@@ -46,7 +49,7 @@ type View struct {
 // every release and arch, and once for every dependency of those that lack a
 // record. It does not need the queue's state, so that it can be slow beside it.
 // pkg limits it to one package; that one has a view even if it has no release.
-func Survey(pkg string, releases []quarry.Release, problems []Problem, records func(channel string) (Records, error)) (map[string]*View, error) {
+func Survey(pkg string, releases []quarry.Release, problems []Problem, records func(channel string) (Records, error), mass ...Campaign) (map[string]*View, error) {
 	views := make(map[string]*View)
 	view := func(name string) *View {
 		v := views[name]
@@ -90,7 +93,10 @@ func Survey(pkg string, releases []quarry.Release, problems []Problem, records f
 				err = fmt.Errorf("cannot look up the record of %s %s %s: %w", r.Package, r.Version, arch, err)
 			} else if ok && ref.Source == r.Commit {
 				v.Recorded[w.Target()] = ref
-				err = v.rebuild(recs, w, ref)
+				err = v.mass(recs, w, ref, mass)
+				if err == nil {
+					err = v.rebuild(recs, w, ref)
+				}
 				if err == nil {
 					continue
 				}
@@ -163,16 +169,57 @@ func needs(r quarry.Release, arch string) iter.Seq2[string, string] {
 
 // unmet lists what a release needs to be built for an arch and is not there.
 func unmet(recs Records, r quarry.Release, arch string) (missing []string, err error) {
-	for dep, arch := range needs(r, arch) {
-		_, ok, err := recs.Resolve(dep, arch)
-		if err != nil {
-			return nil, fmt.Errorf("cannot look up the dependency %q for %s: %w", dep, arch, err)
+	_, missing, err = resolve(recs, r, arch)
+	return missing, err
+}
+
+// resolve finds what meets the needs of a release on an arch. That of another
+// arch says of which.
+func resolve(recs Records, r quarry.Release, arch string) (deps []quarry.DepUsed, missing []string, err error) {
+	machine, tools := r.CrossNeeds(arch)
+	for _, of := range []struct {
+		arch  string
+		needs []string
+	}{{arch, r.BuildNeeds(arch)}, {machine, tools}} {
+		if len(of.needs) == 0 {
+			continue
 		}
-		if !ok && !slices.Contains(missing, dep) {
-			missing = append(missing, dep)
+		found, lack, err := resolveAll(recs, of.needs, of.arch)
+		if err != nil {
+			return nil, nil, fmt.Errorf("cannot look up what %s needs for %s: %w", quarry.Branch(r.Package, r.Version), of.arch, err)
+		}
+		for _, d := range found {
+			if of.arch != arch {
+				d.Arch = of.arch
+			}
+			if !slices.Contains(deps, d) {
+				deps = append(deps, d)
+			}
+		}
+		for _, need := range lack {
+			if !slices.Contains(missing, need) {
+				missing = append(missing, need)
+			}
 		}
 	}
-	return missing, nil
+	return deps, missing, nil
+}
+
+func resolveAll(recs Records, needs []string, arch string) (deps []quarry.DepUsed, missing []string, err error) {
+	if all, ok := recs.(AllRecords); ok {
+		return all.ResolveAll(needs, arch)
+	}
+	for _, need := range needs {
+		switch dep, ok, err := recs.Resolve(need, arch); {
+		case err != nil:
+			return nil, nil, err
+		case ok:
+			deps = append(deps, dep)
+		default:
+			missing = append(missing, need)
+		}
+	}
+	return deps, missing, nil
 }
 
 // unsure reports whether the view cannot tell if the line is still there.
@@ -217,6 +264,7 @@ type Done struct {
 //     is pushed again (a later Pushed) or somebody asks for a rebuild.
 //   - A success that was built against what has changed since is built again,
 //     once for each change.
+//   - A mass rebuild has each target built again once.
 //   - A build that the planner wanted, has not begun and is to be cross built now,
 //     or no longer, is obsolete, and wanted anew.
 //   - A build under way whose branch is gone, or is at another commit, or no
@@ -248,15 +296,19 @@ func (v *View) Decide(known []Known) Plan {
 			last.Stop = quarry.Obsolete
 		case isRebuild(&k.Build) && (k.State == quarry.Waiting || k.State == quarry.Queued) && v.Stale[k.Target()] == "" && !v.unsure(line):
 			p.Stop = append(p.Stop, Stop{k.Number, "what it was to be rebuilt for is as it was"})
+		case isMass(&k.Build) && (k.State == quarry.Waiting || k.State == quarry.Queued) && v.rebuilt(k.Target()):
+			p.Stop = append(p.Stop, Stop{k.Number, "no mass rebuild wants it any more"})
 		case k.Nonce == "" && (k.State == quarry.Waiting || k.State == quarry.Queued):
 			if ref, ok := v.Recorded[k.Target()]; ok && ref.Source == k.Commit {
 				p.Done = append(p.Done, Done{k.Number, ref})
 			}
 		}
 	}
+	var last quarry.Target // wants of one target follow each other
 	for _, w := range v.Wants {
-		if wanted(w, at[w.Target()]) {
+		if t := w.Target(); t != last && wanted(w, at[t]) {
 			p.New = append(p.New, w)
+			last = t
 		}
 	}
 	return p
@@ -273,7 +325,10 @@ func wanted(w Want, known []Known) bool {
 		if !k.State.Ended() && k.Stop == "" {
 			return false
 		}
-		if w.Nonce != "" && k.Nonce != w.Nonce {
+		if w.Nonce != "" && k.Nonce != w.Nonce && !(w.mass != nil && isMass(&k.Build) && w.mass.counts(k.Number)) {
+			if k.Recorded && (k.State == quarry.Succeeded || k.State == quarry.Failed) {
+				return false // the view does not know what that was built against
+			}
 			continue
 		}
 		if k.Number > latest.Number {

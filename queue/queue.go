@@ -30,6 +30,7 @@ type Queue struct {
 
 	releases  *releases
 	durations durations
+	campaigns campaigns
 
 	recordMu sync.Mutex // one commit to the results at a time
 }
@@ -47,7 +48,8 @@ func New(opts Options) (*Queue, error) {
 		ended:  make(chan struct{}),
 		saved:  outcomes{opts.Fs},
 
-		releases: newReleases(opts.Graph),
+		releases:  newReleases(opts.Graph),
+		campaigns: campaigns{store: opts.Campaigns},
 	}
 	q.owner = newOwner(q)
 	q.owner.load()
@@ -124,19 +126,29 @@ func unknown(number int64) error { return fmt.Errorf("build %d: %w", number, Err
 // survey reads what git says now, of one package or (pkg empty) of all. The
 // ticket orders it among others: what began to be read later is newer.
 func (q *Queue) survey(ctx context.Context, pkg string) (views map[string]*View, ticket int64, err error) {
+	views, _, ticket, err = q.surveyMass(ctx, pkg)
+	return views, ticket, err
+}
+
+// surveyMass also tells which mass rebuilds it knew of.
+func (q *Queue) surveyMass(ctx context.Context, pkg string) (views map[string]*View, mass []Campaign, ticket int64, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("planning panicked: %v", p)
 		}
 	}()
 	ticket = q.clock.Add(1)
+	mass, err = q.campaigns.all(ctx, pkg == "")
+	if err != nil {
+		return nil, nil, ticket, err
+	}
 	releases, problems, err := q.opts.Releases(ctx, pkg)
 	if err != nil {
-		return nil, ticket, fmt.Errorf("cannot list the releases: %w", err)
+		return nil, nil, ticket, fmt.Errorf("cannot list the releases: %w", err)
 	}
 	q.releases.learn(pkg, releases, problems, ticket)
-	views, err = Survey(pkg, releases, problems, q.snapshots(ctx))
-	return views, ticket, err
+	views, err = Survey(pkg, releases, problems, q.snapshots(ctx), mass...)
+	return views, mass, ticket, err
 }
 
 // snapshots opens each channel's records once.

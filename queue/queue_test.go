@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestPushToRecord(t *testing.T) {
@@ -252,46 +251,6 @@ func TestRebuild(t *testing.T) {
 	b2, err2 := q.Rebuild(t.Context(), one[0].Number, "carol")
 	if err1 != nil || err2 != nil || b1.Number != b2.Number {
 		t.Errorf("got %v %v, %v %v", b1, err1, b2, err2)
-	}
-}
-
-// TestFair: archs take turns, and within one it goes by age.
-func TestFair(t *testing.T) {
-	w := newWorld(t)
-	var mu sync.Mutex
-	var order []string
-	w.onRun = func(_ context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		order = append(order, b.Arch[:1]+b.Package)
-		return nil, nil
-	}
-	opts := w.options(folder(t))
-	opts.Workers = 1
-	q := start(t, opts)
-	if err := q.Pause(t.Context(), "bob", "to line up"); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 6 {
-		pkg := fmt.Sprintf("%d", i)
-		w.push(pkg, "1", "a", []string{"x86_64"})
-		q.pushed(pkg)
-	}
-	for i := range 3 {
-		pkg := fmt.Sprintf("%d", i+6)
-		w.push(pkg, "1", "a", []string{"aarch64"})
-		q.pushed(pkg)
-	}
-	if len(order) != 0 {
-		t.Fatalf("started in spite of the pause: %v", order)
-	}
-	if err := q.Resume(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	q.until("all built", w.settled)
-	want := []string{"a6", "x0", "a7", "x1", "a8", "x2", "x3", "x4", "x5"}
-	if diff := cmp.Diff(want, order); diff != "" {
-		t.Error(diff)
 	}
 }
 

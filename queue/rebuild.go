@@ -2,6 +2,7 @@ package queue
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -15,6 +16,10 @@ const rebuildNonce = "abi-"
 
 // isRebuild reports whether the planner wanted a build for such a change.
 func isRebuild(b *quarry.Build) bool { return strings.HasPrefix(b.Nonce, rebuildNonce) }
+
+// isAutomatic reports whether a build is work in the background: nobody waits for
+// it in person.
+func isAutomatic(b *quarry.Build) bool { return isRebuild(b) || isMass(b) }
 
 // rebuild looks whether a success that stands has to be made again, and says so
 // in the view. newest is the newest record of its place, which may be the
@@ -74,17 +79,48 @@ func (o *owner) learnNeeds(v *View) {
 }
 
 // landed has the planner look again at all that may have been built against a
-// package whose new artifact stands in the channel, and at the package itself:
-// what it needs may have changed while it was built.
+// package whose new artifact stands in the channel.
 func (o *owner) landed(it *item) {
-	o.again[it.Package] = struct{}{}
-	for _, own := range append([]string{it.Package}, it.Provides...) {
-		for _, name := range depNames(own) {
-			for pkg := range o.needers[name] {
-				o.again[pkg] = struct{}{}
+	for _, name := range slices.Concat(depNames(it.Package), providedNames(it.Provides)) {
+		for pkg := range o.needers[name] {
+			o.look(pkg)
+		}
+	}
+}
+
+// look has a package surveyed again.
+func (o *owner) look(pkg string) {
+	o.looks++
+	o.again[pkg], o.looking[pkg] = struct{}{}, o.looks
+}
+
+// looked notes that a survey has been applied, or has failed, which began when
+// these were the last wishes.
+func (o *owner) looked(at map[string]int64) {
+	for pkg, look := range at {
+		if o.looking[pkg] == look {
+			delete(o.looking, pkg)
+		}
+	}
+}
+
+// unsettled reports whether a build in the background may be about to get another
+// one before it, which its plan knows and the queue does not yet.
+func (o *owner) unsettled(it *item) bool {
+	if !isAutomatic(&it.Build) {
+		return false
+	}
+	if o.applying {
+		return true
+	}
+	for dep := range needs(it.Release, it.Arch) {
+		for name := range o.mayMean(dep) {
+			if _, ok := o.looking[name]; ok {
+				return true
 			}
 		}
 	}
+	return false
 }
 
 // surveysAtOnce is up to how many packages are surveyed one by one. A plan of
@@ -105,6 +141,10 @@ func (o *owner) surveyAgain() {
 	var list []string
 	for pkg := range o.again {
 		list = append(list, pkg)
+	}
+	at := make(map[string]int64, len(list))
+	for _, pkg := range list {
+		at[pkg] = o.looking[pkg]
 	}
 	clear(o.again)
 	slices.Sort(list)
@@ -133,6 +173,7 @@ func (o *owner) surveyAgain() {
 			for _, f := range all {
 				o.apply(f.view, f.ticket)
 			}
+			o.looked(at)
 			if failed != nil {
 				o.q.opts.Log.Warn("what depends on a new artifact could not be looked at: the next plan does", "error", failed)
 			}
@@ -140,75 +181,130 @@ func (o *owner) surveyAgain() {
 	})
 }
 
-// heldBy finds the build that a rebuild has to let go first, so that it is made
-// once for all changes and not once for each: that of something it needs, which
-// is about to run or runs. nil when there is none.
+// heldBy finds the build that one in the background has to let go first, so that
+// it is made once for all changes and not once for each: that of something it
+// needs, which is about to run or runs. One of a mass rebuild also lets what waits
+// go first, if it does not wait in vain. nil when there is none.
 func (o *owner) heldBy(it *item) *item {
-	if !isRebuild(&it.Build) {
+	if !isAutomatic(&it.Build) {
 		return nil
 	}
-	for dep, arch := range needs(it.Release, it.Arch) {
-		for _, name := range depNames(dep) {
-			for n, other := range o.live[name] {
-				if n == it.Number || other.Channel != it.Channel || other.Package == it.Package ||
-					other.Arch != arch && other.Arch != quarry.Noarch && arch != quarry.Noarch {
-					continue
-				}
-				if other.State != quarry.Queued && other.State != quarry.Running && other.State != quarry.Recording {
-					continue // it may wait for ever
-				}
-				if other.State == quarry.Queued && o.needsBack(other, it) {
-					continue // a cycle holds nobody
-				}
-				return other
-			}
+	for other := range o.needed(it) {
+		switch {
+		case other.Number == it.Number || other.Package == it.Package || !o.before(other, it):
+			continue // a cycle holds nobody
+		case other.State == quarry.Queued, occupies(other):
+			return other
+		case isMass(&it.Build) && o.goesOn(other, map[int64]bool{it.Number: true}):
+			return other
 		}
 	}
 	return nil
 }
 
-// needsBack reports whether a queued build waits, over others that are queued,
-// for start.
+// needed gives the builds under way of what a build may need.
+func (o *owner) needed(it *item) iter.Seq[*item] {
+	return func(yield func(*item) bool) {
+		for dep, arch := range needs(it.Release, it.Arch) {
+			for name := range o.mayMean(dep) {
+				for _, other := range o.live[name] {
+					if other.Channel == it.Channel && (other.Arch == arch || other.Arch == quarry.Noarch || arch == quarry.Noarch) && !yield(other) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// before reports whether one build goes before another that needs it. The graph
+// says so; of those that it has not seen yet, all that does not need the other in
+// turn does. What runs already goes before all.
+func (o *owner) before(other, it *item) bool {
+	if occupies(other) {
+		return true
+	}
+	a, seen := o.ranks[other.Number]
+	b, known := o.ranks[it.Number]
+	if seen && known {
+		return a.pos < b.pos
+	}
+	return !o.needsBack(other, it)
+}
+
+// needsBack reports whether a build waits, over others that have not begun, for
+// start.
 func (o *owner) needsBack(from, start *item) bool {
 	seen := map[int64]bool{from.Number: true}
 	for stack := []*item{from}; len(stack) > 0; {
 		it := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		for dep := range needs(it.Release, it.Arch) {
-			for _, name := range depNames(dep) {
-				for n, other := range o.live[name] {
-					if other.Channel != start.Channel || seen[n] {
-						continue
-					}
-					if other.Number == start.Number {
-						return true
-					}
-					if seen[n] = true; other.State == quarry.Queued && isRebuild(&other.Build) {
-						stack = append(stack, other)
-					}
-				}
+		for other := range o.needed(it) {
+			if other.Number == start.Number {
+				return true
+			}
+			if !seen[other.Number] && !occupies(other) {
+				seen[other.Number] = true
+				stack = append(stack, other)
 			}
 		}
 	}
 	return false
 }
 
+// goesOn reports whether a waiting build waits for nothing but what is under way
+// itself: then its turn will come, or it will be told that it does not. seen has
+// those that have been asked, and answer no: what is in a cycle waits for ever.
+func (o *owner) goesOn(it *item, seen map[int64]bool) bool {
+	if it.State != quarry.Waiting {
+		return true
+	}
+	if seen[it.Number] || len(seen) > 1000 {
+		return false
+	}
+	seen[it.Number] = true
+	for _, dep := range it.unmet {
+		found := false
+		for name := range o.mayMean(dep) {
+			for _, other := range o.live[name] {
+				found = found || other.Number != it.Number && other.Channel == it.Channel && o.goesOn(other, seen)
+			}
+		}
+		if !found {
+			return false
+		}
+	}
+	return true
+}
+
+// mayMean gives the packages that a dependency may mean: those of that name, and
+// those that provide it.
+func (o *owner) mayMean(dep string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, name := range depNames(dep) {
+			if !yield(name) {
+				return
+			}
+			for pkg := range o.providers[name] {
+				if !yield(pkg) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // hold sets a build aside until another has ended.
 func (o *owner) hold(it, by *item) {
 	add(o.held, by.Number, it.Number, struct{}{})
-	if why := fmt.Sprintf("after build %d, as it needs %s", by.Number, by.Package); it.Reason != why {
-		c := *it
-		c.Reason = why
-		o.set(&c)
-	}
+	o.say(it, fmt.Sprintf("after build %d, as it needs %s", by.Number, by.Package))
 }
 
 // release lets go what an ended build has held.
 func (o *owner) release(number int64) {
-	for n := range o.held[number] {
-		if it := o.builds[n]; it != nil && it.State == quarry.Queued {
-			o.enqueue(it.Environment(), n)
-		}
-	}
+	held := o.held[number]
 	delete(o.held, number)
+	for n := range held {
+		o.unpark(n)
+	}
 }

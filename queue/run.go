@@ -171,7 +171,9 @@ func (o *owner) end(c *item, state quarry.State, reason string) {
 	c.endSeq = o.q.clock.Add(1)
 	o.set(c)
 	delete(o.dirty, c.Number)
+	o.look(c.Package) // what it needs may have changed while it was built
 	o.touch(c.Package)
+	o.touch(providedNames(c.Provides)...)
 	number := c.Number
 	o.after(func(err error) {
 		if err == nil {
@@ -180,14 +182,33 @@ func (o *owner) end(c *item, state quarry.State, reason string) {
 	})
 }
 
+// patience is how long a free worker waits while waiting builds are looked at.
+const patience = 50 * time.Millisecond
+
 // dispatch starts builds while there are free workers.
 func (o *owner) dispatch() {
 	if o.stopping || !o.planned || o.journalTry > 0 || o.paused() {
 		return
 	}
+	if o.busy >= o.q.opts.Workers {
+		return
+	}
 	now := time.Now()
+	if o.examining && o.examTry == 0 || len(o.dirty) > 0 {
+		// What is about to get ready may be what should go first.
+		if o.patient.IsZero() {
+			o.patient = now.Add(patience)
+			o.q.postAfter(patience, func(*owner) {})
+		}
+		if now.Before(o.patient) {
+			return
+		}
+	} else {
+		o.patient = time.Time{}
+	}
+	gate := o.gate(now)
 	for o.busy < o.q.opts.Workers {
-		it := o.next(now)
+		it := o.next(now, gate)
 		if it == nil {
 			return
 		}
@@ -276,21 +297,7 @@ func (q *Queue) resolve(ctx context.Context, b quarry.Build) (deps []quarry.DepU
 	if err != nil {
 		return nil, nil, err
 	}
-	for need, arch := range needs(b.Release, b.Arch) {
-		dep, ok, err := recs.Resolve(need, arch)
-		if arch != b.Arch {
-			dep.Arch = arch
-		}
-		switch {
-		case err != nil:
-			return nil, nil, err
-		case !ok:
-			missing = append(missing, need)
-		case !slices.Contains(deps, dep):
-			deps = append(deps, dep)
-		}
-	}
-	return deps, missing, nil
+	return resolve(recs, b.Release, b.Arch)
 }
 
 // attempt calls the stage and holds it to its contract.
@@ -416,7 +423,8 @@ func (o *owner) finished(number int64, res result) {
 // delay keeps a build from being started for a while, and looks again then.
 func (o *owner) delay(c *item, d time.Duration) {
 	c.notBefore = time.Now().Add(d)
-	o.q.postAfter(d+time.Millisecond, func(*owner) {})
+	number := c.Number
+	o.q.postAfter(d+time.Millisecond, func(o *owner) { o.unpark(number) })
 }
 
 // oneLine makes an error fit a reason.
@@ -485,6 +493,7 @@ func (o *owner) recorded(number int64, out *quarry.Outcome, commit string, err e
 		o.end(&c, out.Status, verdict(out))
 		if out.Status == quarry.Succeeded {
 			o.q.durations.observe(c.Package, c.Arch, out.Usage.SourceSize, out.Ended.Sub(out.Started))
+			o.unranked = true
 			o.landed(&c)
 		}
 		if l := o.lines[it.Package][lineOf(it.Release)]; l != nil && l.commit == it.Commit {

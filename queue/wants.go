@@ -20,10 +20,11 @@ func (o *owner) replan(done chan error) {
 	}
 	o.planning = true
 	o.planWaiters = []chan error{done}
+	o.planLooks = maps.Clone(o.looking)
 	ctx := o.workCtx
 	o.aside(func() func(*owner) {
-		views, ticket, err := o.q.survey(ctx, "")
-		return func(o *owner) { o.surveyedAll(views, ticket, err) }
+		views, mass, ticket, err := o.q.surveyMass(ctx, "")
+		return func(o *owner) { o.surveyedAll(views, mass, ticket, err) }
 	})
 }
 
@@ -31,7 +32,7 @@ func (o *owner) replan(done chan error) {
 // pushes come in between.
 const packagesAtOnce = 500
 
-func (o *owner) surveyedAll(views map[string]*View, ticket int64, err error) {
+func (o *owner) surveyedAll(views map[string]*View, mass []Campaign, ticket int64, err error) {
 	if o.stopping {
 		return
 	}
@@ -65,10 +66,11 @@ func (o *owner) surveyedAll(views map[string]*View, ticket int64, err error) {
 		}
 		return strings.Compare(a, b)
 	})
-	o.applyAll(names, views, ticket)
+	o.applyAll(names, views, mass, ticket)
 }
 
-func (o *owner) applyAll(names []string, views map[string]*View, ticket int64) {
+func (o *owner) applyAll(names []string, views map[string]*View, mass []Campaign, ticket int64) {
+	o.applying = true
 	n := min(len(names), packagesAtOnce)
 	for _, pkg := range names[:n] {
 		o.apply(views[pkg], ticket)
@@ -80,7 +82,7 @@ func (o *owner) applyAll(names []string, views map[string]*View, ticket int64) {
 			o.planOver(err)
 		case len(rest) > 0:
 			// A new goroutine: the owner must not wait for itself.
-			go o.q.post(func(o *owner) { o.applyAll(rest, views, ticket) })
+			go o.q.post(func(o *owner) { o.applyAll(rest, views, mass, ticket) })
 		default:
 			o.setProblems("plan", nil)
 			o.surveyed = true
@@ -88,6 +90,9 @@ func (o *owner) applyAll(names []string, views map[string]*View, ticket int64) {
 			b.mu.Lock()
 			b.status.Planned = time.Now()
 			b.mu.Unlock()
+			if !o.stopping {
+				o.conclude(views, mass)
+			}
 			o.planOver(nil)
 		}
 	})
@@ -95,7 +100,8 @@ func (o *owner) applyAll(names []string, views map[string]*View, ticket int64) {
 
 // planOver tells who waits, and sees to the next plan.
 func (o *owner) planOver(err error) {
-	o.planning, o.planned = false, true
+	o.planning, o.planned, o.applying = false, true, false
+	o.looked(o.planLooks)
 	for _, w := range o.planWaiters {
 		if w != nil {
 			w <- err
@@ -180,6 +186,9 @@ func (o *owner) apply(v *View, ticket int64) {
 	}
 	if len(plan.New)+len(plan.Stop)+len(plan.Done) > 0 {
 		o.touch(v.Package)
+		for _, r := range v.Releases {
+			o.touch(providedNames(r.Provides)...)
+		}
 	}
 }
 
@@ -187,9 +196,10 @@ func (o *owner) apply(v *View, ticket int64) {
 // that cannot be read are left alone, and so is what was known of those.
 func (o *owner) learn(v *View) {
 	old := o.lines[v.Package]
+	defer o.learnProvides(v.Package, old)
 	fresh := make(map[Line]*line, len(v.Releases))
 	for l, r := range v.Releases {
-		fresh[l] = &line{commit: r.Commit, archs: r.Archs}
+		fresh[l] = &line{commit: r.Commit, archs: r.Archs, provides: providedNames(r.Provides)}
 		for _, arch := range r.Archs {
 			if why := r.Declined(arch); why != "" {
 				if fresh[l].declined == nil {
@@ -219,9 +229,28 @@ func (o *owner) learn(v *View) {
 	o.lines[v.Package] = fresh
 }
 
+// learnProvides keeps providers in step with the lines of a package.
+func (o *owner) learnProvides(pkg string, old map[Line]*line) {
+	for _, l := range old {
+		for _, name := range l.provides {
+			if delete(o.providers[name], pkg); len(o.providers[name]) == 0 {
+				delete(o.providers, name)
+			}
+		}
+	}
+	for _, l := range o.lines[pkg] {
+		for _, name := range l.provides {
+			if o.providers[name] == nil {
+				o.providers[name] = map[string]struct{}{}
+			}
+			o.providers[name][pkg] = struct{}{}
+		}
+	}
+}
+
 // create makes a build, in this batch.
 func (o *owner) create(w Want, nonce, why string) int64 {
-	o.last++
+	o.last = max(o.last, o.q.campaigns.first.Load()-1) + 1
 	it := &item{Build: quarry.Build{
 		Number:  o.last,
 		Key:     quarry.BuildKey(w.Target(), w.Release.Commit, nonce),
@@ -248,6 +277,12 @@ func (o *owner) create(w Want, nonce, why string) int64 {
 func (o *owner) rebuild(w Want, by string) int64 {
 	for n, it := range o.targets[w.Target()] {
 		if (it.State == quarry.Waiting || it.State == quarry.Queued) && it.Commit == w.Release.Commit {
+			if isAutomatic(&it.Build) && !it.urgent {
+				c := *it
+				c.urgent = true
+				c.Why += ", and asked for by " + by
+				o.set(&c)
+			}
 			return n
 		}
 	}
@@ -292,10 +327,13 @@ func (o *owner) cancel(number int64, reason string) error {
 	return nil
 }
 
-// touch has all builds looked at again that wait for a package.
-func (o *owner) touch(pkg string) {
-	for n := range o.waiters[pkg] {
-		o.dirty[n] = struct{}{}
+// touch has all builds looked at again that wait for one of these packages, be
+// they real or virtual.
+func (o *owner) touch(names ...string) {
+	for _, name := range names {
+		for n := range o.waiters[name] {
+			o.dirty[n] = struct{}{}
+		}
 	}
 }
 
@@ -374,6 +412,7 @@ func (o *owner) examined(list []*item, found map[int64][]string, problems []Prob
 		if len(missing) == 0 {
 			c.State, c.Reason = quarry.Queued, ""
 		} else if c.Reason = o.explain(&c); c.Reason == it.Reason && slices.Equal(missing, it.unmet) {
+			o.release(n) // it may wait in vain now
 			continue
 		}
 		o.set(&c)
@@ -414,13 +453,18 @@ func (o *owner) whyNot(dep string, it *item) string {
 	if machine, tools := it.CrossNeeds(it.Arch); slices.Contains(tools, dep) && !slices.Contains(it.BuildNeeds(it.Arch), dep) {
 		onArch = machine
 	}
-	for _, name := range depNames(dep) {
+	names := depNames(dep)
+	for name := range o.mayMean(dep) {
 		for l, known := range o.lines[name] {
 			if l.Channel != it.Channel {
 				continue
 			}
+			stands := slices.ContainsFunc(known.provides, func(p string) bool { return slices.Contains(names, p) })
+			if !stands && !slices.Contains(names, name) {
+				continue // another version of it does
+			}
 			named = true
-			if !depMayMean(dep, name, l.Version) {
+			if !stands && !depMayMean(dep, name, l.Version) {
 				continue
 			}
 			provided = true

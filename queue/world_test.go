@@ -28,7 +28,9 @@ type world struct {
 	records  map[quarry.Target]quarry.RecordRef
 	abi      map[quarry.Target]string           // what a success offers to be built against
 	built    map[quarry.Target][]quarry.DepUsed // what it was built against
-	history  []quarry.Outcome                   // every record that was written, in order
+	provides map[quarry.Target][]string
+	mass     map[string]Campaign
+	history  []quarry.Outcome // every record that was written, in order
 	runs     map[quarry.Target]int
 	running  map[quarry.Target]int
 	peak     int // most builds at once
@@ -50,6 +52,8 @@ func newWorld(t testing.TB) *world {
 		records:  map[quarry.Target]quarry.RecordRef{},
 		abi:      map[quarry.Target]string{},
 		built:    map[quarry.Target][]quarry.DepUsed{},
+		provides: map[quarry.Target][]string{},
+		mass:     map[string]Campaign{},
 		runs:     map[quarry.Target]int{},
 		running:  map[quarry.Target]int{},
 		tick:     func(string) error { return nil },
@@ -100,6 +104,8 @@ type snapshot struct {
 	at    map[quarry.Target]quarry.RecordRef
 	abi   map[quarry.Target]string
 	built map[quarry.Target][]quarry.DepUsed
+
+	provides map[quarry.Target][]string
 }
 
 func (w *world) Records(_ context.Context, channel string) (Records, error) {
@@ -108,7 +114,7 @@ func (w *world) Records(_ context.Context, channel string) (Records, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return snapshot{w, maps.Clone(w.records), maps.Clone(w.abi), maps.Clone(w.built)}, w.recordsErr
+	return snapshot{w, maps.Clone(w.records), maps.Clone(w.abi), maps.Clone(w.built), maps.Clone(w.provides)}, w.recordsErr
 }
 
 func (s snapshot) Lookup(pkg, version, arch string) (quarry.RecordRef, bool, error) {
@@ -117,20 +123,22 @@ func (s snapshot) Lookup(pkg, version, arch string) (quarry.RecordRef, bool, err
 }
 
 func (s snapshot) Resolve(dep, arch string) (quarry.DepUsed, bool, error) {
+	d, ok := s.resolve(dep, arch)
+	return d, ok, nil
+}
+
+func (s snapshot) resolve(dep, arch string) (quarry.DepUsed, bool) {
 	for t, ref := range s.at {
-		if ref.Status == quarry.Succeeded && (t.Arch == arch || t.Arch == quarry.Noarch) && depMayMean(dep, t.Package, t.Version) {
-			return quarry.DepUsed{Package: t.Package, Version: t.Version, Artifact: ref.Key, ABI: s.abi[t]}, true, nil
+		if ref.Status == quarry.Succeeded && (t.Arch == arch || t.Arch == quarry.Noarch) && (depMayMean(dep, t.Package, t.Version) || slices.Contains(s.provides[t], dep)) {
+			return quarry.DepUsed{Package: t.Package, Version: t.Version, Artifact: ref.Key, ABI: s.abi[t]}, true
 		}
 	}
-	return quarry.DepUsed{}, false, nil
+	return quarry.DepUsed{}, false
 }
 
 func (s snapshot) Stale(r quarry.Release, arch string) (why, change string, err error) {
 	for _, then := range s.built[quarry.Target{Channel: r.Channel, Package: r.Package, Version: r.Version, Arch: arch}] {
-		now, ok, err := s.Resolve(then.Package, arch)
-		if err != nil {
-			return "", "", err
-		}
+		now, ok := s.resolve(then.Package, arch)
 		if ok && now.ABI != then.ABI {
 			why += then.Package + " has changed"
 			change += now.Package + "." + now.ABI
@@ -210,7 +218,7 @@ func (w *world) Record(_ context.Context, o *quarry.Outcome) (string, error) {
 			w.abi[t] = o.Facts.ABI
 		}
 		if o.Status == quarry.Succeeded {
-			w.built[t] = o.Deps
+			w.built[t], w.provides[t] = o.Deps, o.Build.Provides
 		}
 		w.history = append(w.history, *o)
 		w.commits++
@@ -218,6 +226,39 @@ func (w *world) Record(_ context.Context, o *quarry.Outcome) (string, error) {
 	commit := fmt.Sprintf("%040x", w.commits)
 	w.mu.Unlock()
 	return commit, w.tick("recorded")
+}
+
+// kept are the world's mass rebuilds.
+type kept struct{ *world }
+
+func (w kept) List(context.Context) (list []Campaign, err error) {
+	if err := w.tick("campaigns"); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.mass {
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+func (w kept) Save(_ context.Context, c Campaign) error {
+	if err := w.tick("campaign"); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.mass[c.ID] = c
+	w.mu.Unlock()
+	return w.tick("kept")
+}
+
+// compare tells whether a target has a success beside its failure.
+func (w *world) compare(_ context.Context, t quarry.Target) ([]string, bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.built[t]
+	return []string{"something"}, ok, nil
 }
 
 func (w *world) LastBuild(context.Context) (int64, error) {
@@ -232,7 +273,7 @@ func (w *world) LastBuild(context.Context) (int64, error) {
 
 func (w *world) options(fsys afero.Fs) Options {
 	return Options{
-		Fs: fsys, Releases: w.Releases, Records: w.Records, Run: w.Run, Record: w.Record, LastBuild: w.LastBuild,
+		Fs: fsys, Releases: w.Releases, Records: w.Records, Run: w.Run, Record: w.Record, LastBuild: w.LastBuild, Campaigns: kept{w}, Compare: w.compare,
 		Workers: 2, ReplanEvery: time.Hour, BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond,
 		RetryDelay: func(int) time.Duration { return time.Millisecond },
 		Log:        slog.New(slog.NewTextHandler(io.Discard, nil)),
