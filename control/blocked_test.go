@@ -20,6 +20,7 @@ import (
 func TestBlocked(t *testing.T) {
 	arm := release("arm", "1.0")
 	arm.Archs = []string{"aarch64"}
+	arm.Traits = map[string]quarry.Traits{"aarch64": {NoWorker: "no worker builds for aarch64"}}
 	broken := release("broken", "1.0")
 	broken.Traits = map[string]quarry.Traits{"x86_64": {Broken: "it has \x1b[31mno luck"}}
 	f := graphFarm(t, past{"bad-1.0": {"-x86_64"}, "good-1.0": {"+x86_64"}},
@@ -27,12 +28,6 @@ func TestBlocked(t *testing.T) {
 		release("good", "1.0"), release("on-good", "1.0", "good"), release("more", "1.0", "on-good"),
 		release("lost", "1.0", "ghost>=2"), release("called-off", "1.0"), release("on-called-off", "1.0", "called-off"),
 		release("knot", "1.0", "tied"), release("tied", "1.0", "knot"), arm, broken, release("on-broken", "1.0", "broken"))
-	f.Builder = func(r quarry.Release, arch string) string {
-		if arch == "aarch64" {
-			return "no builder for aarch64"
-		}
-		return ""
-	}
 	for _, b := range f.Queue.List(queue.Filter{Package: "called-off"}) {
 		if err := f.Queue.Cancel(t.Context(), b.Number, "root"); err != nil {
 			t.Fatal(err)
@@ -51,7 +46,7 @@ BLOCKS  WHAT                  ARCHS    WHY
      1  broken 1.0            x86_64   is broken: it has \x1b[31mno luck
      1  called-off 1.0        x86_64   build N was cancelled, rebuild starts another
      1  ghost>=2              x86_64   nobody has pushed it
-     0  arm 1.0               aarch64  no builder for aarch64
+     0  arm 1.0               aarch64  no worker builds for aarch64
      0  cycle of knot and 1 more  x86_64  in a cycle: knot 1.0 -> tied 1.0 -> knot 1.0 (x86_64)
 
 Blocked besides

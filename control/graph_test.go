@@ -154,6 +154,9 @@ func TestImpactVerb(t *testing.T) {
 			if l.All > 0 {
 				s += fmt.Sprintf("; %s %s", l.word, strings.Join(l.List, ", "))
 			}
+			if l.word == "cycle" && c.Declared {
+				s += "; declared"
+			}
 			if l.All != len(l.List) {
 				t.Errorf("%s tells %d of %d", l.word, len(l.List), l.All)
 			}
@@ -175,6 +178,7 @@ func TestImpactVerb(t *testing.T) {
 		"what waits for it":  {pushing("early", "2.0", "1", ""), []string{"testing 1+0; frees late, later"}},
 		"too old for it":     {pushing("early", "1.0", "1", ""), []string{"testing 1+0"}},
 		"a cycle":            {pushing("b", "2.0", "1", "", "a"), []string{"testing 1+0; cycle a 1.0 -> b 2.0 -> a 1.0 (x86_64)"}},
+		"a declared cycle":   {pushing("b", "2.0", "1", `, "bootstrap": true`, "a"), []string{"testing 1+0; cycle a 1.0 -> b 2.0 -> a 1.0 (x86_64); declared"}},
 		"a long cycle":       {pushing("libx", "1.1", "1", "", "above"), []string{"testing 1+2; rebuilt above, user; cycle above 1.0 -> user 1.0 -> libx 1.1 -> above 1.0 (x86_64)"}},
 		"a virtual cycle":    {pushing("c", "1.0", "1", `, "provides": ["b"]`, "a"), []string{"testing 1+0; cycle a 1.0 -> c 1.0 -> a 1.0 (x86_64)"}},
 		"a cycle of before":  {pushing("knot", "1.0", "1", "", "tied"), []string{"testing 1+0"}},

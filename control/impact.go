@@ -106,6 +106,14 @@ func (f *Farm) proposed(p hooks.Proposal, channel string) ([]quarry.Release, err
 	return list, nil
 }
 
+// declared reports whether a recipe of a push says bootstrap for any arch.
+func declared(p hooks.Proposal, archs []string) bool {
+	return slices.ContainsFunc(p.Releases, func(r hooks.Proposed) bool {
+		loaded, err := recipe.Parse(r.Recipe)
+		return err == nil && slices.ContainsFunc(append(archs, quarry.Noarch), func(arch string) bool { return loaded.Traits(arch, false).Bootstrap })
+	})
+}
+
 // change is a push as one channel sees it.
 type change struct {
 	*Farm
@@ -155,6 +163,7 @@ func (f *Farm) impactOn(ctx context.Context, channel string, p hooks.Proposal, p
 	ch.work()
 	ch.needs()
 	ch.cycles(p.Package)
+	ch.out.Declared = ch.out.Cycles.All > 0 && declared(p, ch.after.Archs())
 	return &ch.out, ctx.Err()
 }
 

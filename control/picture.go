@@ -90,11 +90,6 @@ func (f *Farm) picture(ctx context.Context, channel string) (*picture, error) {
 	p.status = g.Status(graph.StatusOptions{
 		State: func(n graph.Node) graph.State { return states[n] },
 		Builder: func(n graph.Node) string {
-			if f.Builder != nil {
-				if why := f.Builder(*g.Release(n), g.Arch(n)); why != "" {
-					return why
-				}
-			}
 			if b, ok := p.ended[n]; ok {
 				return fmt.Sprintf("build %d %s", b.Number, stopped(b))
 			}

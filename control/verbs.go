@@ -45,9 +45,6 @@ type Farm struct {
 	Channels []Channel
 	// Default is the channel of a push that names none.
 	Default string
-	// Builder tells why nothing here builds a release for an arch, in words such
-	// as "no builder for riscv64"; "" when something does. nil: everything is built.
-	Builder func(r quarry.Release, arch string) string
 	// Workers are what this farm builds with; none: each arch in its own system.
 	Workers []graph.Worker
 	// Confirm says how large a push has to be to need -o confirm.

@@ -41,6 +41,8 @@ func TestImpact(t *testing.T) {
 		"cycle": {im: hooks.Impact{Channels: []hooks.ChannelImpact{cycle}}, refused: true, args: []string{"-o", "confirm"},
 			says:   []string{"on testing: refused: this would close a cycle: a 1.0 -> hello 1.0 -> a 1.0 (x86_64)\n"},
 			silent: []string{"1 build"}},
+		"declared cycle": {im: hooks.Impact{Channels: []hooks.ChannelImpact{{Channel: "testing", Cycles: names("a 1.0 -> b 1.0 -> a 1.0 (i686)"), Declared: true}}}, refused: true,
+			says: []string{"bootstrap in the recipe changes nothing of that"}},
 		"unconfirmed": {im: hooks.Impact{Channels: []hooks.ChannelImpact{big}, Confirm: "it would make 315 builds, and more than 50 have to be confirmed here"},
 			args: []string{"-o", "channel=testing"}, refused: true, says: []string{"at most 312 rebuilds",
 				"refused: it would make 315 builds, and more than 50 have to be confirmed here. If it is meant, repeat it with -o confirm:\n",
