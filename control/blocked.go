@@ -153,6 +153,10 @@ func (p *picture) blockedBuild(n graph.Node) blockedBuild {
 }
 
 func (b *blockedJSON) show(c *Call, all int) error {
+	if b.Releases == 0 {
+		_, err := fmt.Fprintf(c.Out, "%s: nothing is released\n", human.Safe(b.Channel, false))
+		return err
+	}
 	fmt.Fprintf(c.Out, "%s: %s, %d of them built, %d can be built now, %d wait for these, ", human.Safe(b.Channel, false),
 		human.Count(b.Releases, "build"), b.Done, b.Ready, b.Waiting)
 	if b.Blocked == 0 {

@@ -82,7 +82,7 @@ PACKAGE        VERSION  ARCH    WHY
 	}
 	// Few at a time, and how many there are.
 	out, _, _ = call(t, table, reader, Terminal{TTY: true, Width: 80}, "status", "--blocked", "-n", "2")
-	if !strings.Contains(out, "Blocked besides: 2 of 9, -n shows more") || !strings.Contains(out, "stable: 0 builds") || strings.Contains(out, "\x1b") {
+	if !strings.Contains(out, "Blocked besides: 2 of 9, -n shows more") || !strings.Contains(out, "stable: nothing is released") || strings.Contains(out, "\x1b") {
 		t.Errorf("status --blocked -n 2 is\n%s", out)
 	}
 	for _, what := range []string{"on-that", "on-that-1.0"} {
@@ -104,7 +104,13 @@ PACKAGE        VERSION  ARCH    WHY
 	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 2 || list[1].Blocked != 11 || len(list[1].Builds) != 11 || len(list[1].Blockers) != 6 || list[0].Builds == nil {
 		t.Errorf("as JSON: %v\n%s", err, out)
 	}
-	// Cycles are in the plain status too.
+	// Cycles are in the plain status too, and in that of what waits in one.
+	for _, b := range f.Queue.List(queue.Filter{Package: "tied"}) {
+		out, _, _ = call(t, table, reader, Terminal{}, "status", fmt.Sprint(b.Number))
+		if !strings.Contains(out, "in a cycle") || !strings.Contains(out, "tied 1.0 -> knot 1.0 -> tied 1.0 (x86_64)") {
+			t.Errorf("status of what is in a cycle is\n%s", out)
+		}
+	}
 	out, _, _ = call(t, table, reader, Terminal{}, "status")
 	if !strings.Contains(out, "problem: testing is in a cycle: knot 1.0 -> tied 1.0 -> knot 1.0 (x86_64), so that none can be built first") {
 		t.Errorf("status is\n%s", out)

@@ -264,6 +264,11 @@ func (f *Farm) one(c *Call, b quarry.Build) error {
 		row("attempt", strconv.Itoa(b.Attempt))
 	}
 	row("needs", strings.Join(b.Needs, ", "))
+	if g, err := f.Queue.Graph(b.Channel); err == nil && b.State == quarry.Waiting {
+		if cycle, ok := g.CycleThrough(b.Package); ok {
+			row("in a cycle", cycleText(g, cycle))
+		}
+	}
 	when := func(k string, at time.Time) {
 		if !at.IsZero() {
 			row(k, at.UTC().Format(time.RFC3339)+" ("+human.Ago(at, time.Now())+")")
