@@ -19,6 +19,7 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/sys/unix"
 )
 
 // Config is the whole configuration. Every field has a default; see
@@ -70,6 +71,7 @@ type Podman struct {
 // Build says how builds run.
 type Build struct {
 	Workers  int      `toml:"workers"`  // builds at once; 0: as many as there are cores
+	Memory   Size     `toml:"memory"`   // bytes for all builds together; 0: three quarters of the machine's
 	Jobs     int      `toml:"jobs"`     // make -j of one build; 0: cores shared among the workers
 	Command  string   `toml:"command"`  // builder in the image to call instead of the built-in steps
 	Standard Duration `toml:"standard"` // build time of the standard package: one SBU
@@ -384,6 +386,19 @@ func (c *Config) Jobs() int {
 		return c.Build.Jobs
 	}
 	return max(1, runtime.NumCPU()/c.Workers())
+}
+
+// BuildMemory is how many bytes all builds together may ask for; 0: it is not
+// known, and no bound.
+func (c *Config) BuildMemory() int64 {
+	if c.Build.Memory > 0 {
+		return int64(c.Build.Memory)
+	}
+	var si unix.Sysinfo_t
+	if unix.Sysinfo(&si) != nil {
+		return 0
+	}
+	return int64(si.Totalram) * int64(si.Unit) / 4 * 3
 }
 
 // The places in the state folder.

@@ -18,8 +18,7 @@ import (
 // ErrUnsurveyed is the error of Graph before the releases have been read once.
 var ErrUnsurveyed = errors.New("the releases have not been read yet: ask again in a moment")
 
-// releases is what git has, as last read, and the graphs of it. Surveys write to
-// it before they look at records, so that these know who provides what. It has
+// releases is what git has, as last read by surveys, and the graphs of it. It has
 // its own lock and never waits for the queue's owner, nor does that wait for a
 // graph to be made.
 type releases struct {
@@ -27,7 +26,6 @@ type releases struct {
 
 	mu       sync.Mutex // guards the following
 	packages map[string]*packageReleases
-	provided map[string]map[string]struct{} // by virtual name: packages of which a release provides it
 	all      bool                           // everything has been read once
 	changed  int64                          // rises with every change
 	channels map[string]*channelGraph
@@ -51,7 +49,7 @@ type channelGraph struct {
 const afreshAt = 300
 
 func newReleases(graphOf func(string) graph.Options) *releases {
-	return &releases{graphOf: graphOf, packages: map[string]*packageReleases{}, provided: map[string]map[string]struct{}{}, channels: map[string]*channelGraph{}}
+	return &releases{graphOf: graphOf, packages: map[string]*packageReleases{}, channels: map[string]*channelGraph{}}
 }
 
 // learn takes what a survey has read, of one package or (pkg empty) of all.
@@ -132,21 +130,6 @@ func (s *releases) replace(name string, v *View, ticket int64) {
 	s.changed++
 	for channel := range touched {
 		s.channel(channel).pending[name] = s.changed
-	}
-	for _, r := range old.lines {
-		for _, virtual := range providedNames(r.Provides) {
-			if delete(s.provided[virtual], name); len(s.provided[virtual]) == 0 {
-				delete(s.provided, virtual)
-			}
-		}
-	}
-	for _, r := range next.lines {
-		for _, virtual := range providedNames(r.Provides) {
-			if s.provided[virtual] == nil {
-				s.provided[virtual] = map[string]struct{}{}
-			}
-			s.provided[virtual][name] = struct{}{}
-		}
 	}
 }
 
@@ -240,13 +223,6 @@ func (s *releases) snapshot(channel string) (*graph.Graph, error) {
 	return g, nil
 }
 
-// providers lists the packages of which a release provides a name, sorted.
-func (s *releases) providers(name string) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.provided[name]))
-}
-
 // providedNames are the virtual names that a list of provides may mean.
 func providedNames(provides []string) (names []string) {
 	for _, p := range graph.Provides("", provides) {
@@ -265,11 +241,6 @@ func (q *Queue) Graph(channel string) (*graph.Graph, error) {
 	}
 	return q.releases.snapshot(channel)
 }
-
-// Providers lists the packages that provide a virtual package, as git was last
-// read: one of their releases, on any channel, says so. What is of it in the
-// records is another question. It may be called by the stages.
-func (q *Queue) Providers(name string) []string { return q.releases.providers(name) }
 
 // durations knows how long builds take, from those of the past.
 type durations struct {

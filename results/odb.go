@@ -36,6 +36,9 @@ type odb struct {
 	heads bounded[plumbing.Hash, Available]
 
 	against bounded[plumbing.Hash, []unique.Handle[quarry.DepUsed]]
+
+	provided bounded[plumbing.Hash, offers]   // by folder
+	provide  bounded[plumbing.Hash, []string] // by record
 }
 
 func openODB(repo string) *odb {
@@ -48,6 +51,9 @@ func openODB(repo string) *odb {
 		heads: bounded[plumbing.Hash, Available]{max: 1 << 18},
 
 		against: bounded[plumbing.Hash, []unique.Handle[quarry.DepUsed]]{max: 1 << 20},
+
+		provided: bounded[plumbing.Hash, offers]{max: 1 << 18},
+		provide:  bounded[plumbing.Hash, []string]{max: 1 << 18},
 	}
 }
 

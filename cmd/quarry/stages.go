@@ -173,7 +173,7 @@ func (r records) provider(pkg, arch string) ([]quarry.DepUsed, error) {
 }
 
 func (r records) Resolve(dep, arch string) (quarry.DepUsed, bool, error) {
-	return graph.Resolve(dep, machine(arch), r.provider)
+	return r.catalog().Resolve(dep, machine(arch))
 }
 
 // machine is the arch of the workspace that an arch is built in, and so of what
@@ -211,13 +211,13 @@ func (r records) dependencies(b quarry.Build, direct []quarry.DepUsed) ([]pipeli
 
 func (r records) closure(arch string, direct []quarry.DepUsed) ([]pipeline.Dependency, error) {
 	arch = machine(arch)
-	all, err := graph.Closure(direct, arch, func(d quarry.DepUsed) ([]string, error) {
+	all, err := r.catalog().Closure(direct, arch, func(d quarry.DepUsed) ([]string, error) {
 		rec, err := r.record(d, arch)
 		if err != nil {
 			return nil, err
 		}
 		return rec.Recipe.Needed, nil
-	}, r.provider)
+	})
 	if err != nil {
 		return nil, err
 	}
