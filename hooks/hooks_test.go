@@ -274,7 +274,7 @@ func TestManyFolders(t *testing.T) {
 	if err == nil || !strings.Contains(out, "holds more than") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if d := time.Since(start); d > 20*time.Second {
+	if d := time.Since(start); d > 5*time.Minute {
 		t.Errorf("refusing it took %v", d)
 	}
 }
@@ -396,7 +396,7 @@ func TestHangUp(t *testing.T) {
 	cmd.Wait()
 	select {
 	case <-ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the hook goes on following for nobody")
 	}
 }

@@ -144,7 +144,7 @@ func TestWatchSpool(t *testing.T) {
 		done <- Watch(ctx, dir, slog.New(slog.DiscardHandler), func(p Push) error { got <- p.Package; return nil })
 	}()
 	for _, pkg := range []string{"one", "two"} {
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(2 * time.Minute)
 		for Spool(dir, push(pkg)) != nil && time.Now().Before(deadline) {
 			time.Sleep(5 * time.Millisecond)
 		}
@@ -153,7 +153,7 @@ func TestWatchSpool(t *testing.T) {
 			if name != pkg {
 				t.Errorf("got %s, want %s", name, pkg)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("%s was not seen", pkg)
 		}
 	}

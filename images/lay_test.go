@@ -121,10 +121,6 @@ func TestLay(t *testing.T) {
 	defer w.Close(t.Context())
 	a := u.pack(t, map[string]string{"lib/libdep.so": "first", "usr/bin/dep": "#!/bin/sh\necho dep\n"})
 	b := u.pack(t, map[string]string{"usr/lib/libdep.so": "second", "opt/dep/data": "data"})
-	outside, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
 	pid := pidOf(t, w)
 	before, upper := mounts(t, pid), w.Upper
 	look := "ls -la / /etc /run | grep -v '^total\\|\\.\\.$'; ls /dev /sys /proc/self/ns; cat /etc/hostname; pwd; readlink /proc/1/cwd /proc/1/root; umask; id"
@@ -137,8 +133,9 @@ func TestLay(t *testing.T) {
 	if d := cmp.Diff(before, mounts(t, pid)); d != "" {
 		t.Errorf("mounts (-before +after):\n%s", d)
 	}
-	if now, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(now) != string(outside) {
-		t.Errorf("the mounts of this process changed, %v:\n%s", err, now)
+	// Others of the machine's mounts come and go with other tests.
+	if now, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(now), u.work) {
+		t.Errorf("this process sees mounts of the workspace's, %v:\n%s", err, now)
 	}
 	var kept []string // times of folders and the new ones are others
 	strip := func(s string) (out []string) {

@@ -119,7 +119,7 @@ func newStore(t testing.TB, conn *podman.Conn, opts images.Options) *images.Stor
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		if err := s.Close(ctx); err != nil {
 			t.Errorf("store: %v", err)

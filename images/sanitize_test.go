@@ -420,7 +420,9 @@ func TestMaintainDamage(t *testing.T) {
 	first.update(t, false)
 	first.alter(t, "etc/v", "testing", "TESTING")
 	f, log := maintained(t, first.conn, twoChannels())
-	in := f.comes(t, "instance", "testing", func(in images.Instance) bool { return in.Image != "" && log.count(`msg="an instance is made" environment=testing/`) > 0 })
+	in := f.comes(t, "instance", "testing", func(in images.Instance) bool {
+		return in.Image != "" && log.count(`msg="an instance is made" environment=testing/`) > 0
+	})
 	if got := inRoot(t, f.on(t, "testing"), "/etc/v"); got != "testing" || in.Trouble != "" {
 		t.Errorf("%q, %+v", got, in)
 	}
@@ -438,7 +440,7 @@ func TestWarmInstances(t *testing.T) {
 		t.Helper()
 		log := new(book)
 		f := farm{conn: conn, store: newStore(t, conn, images.Options{Channels: channel(oneFile(content)), Log: log.logger(),
-			Pool: images.PoolOptions{Max: 1, MinMemory: 1, MinDisk: 1}})}
+			Pool: images.PoolOptions{Max: 1, MinMemory: 1, MinDisk: 1, MaxStall: 100}})}
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- f.store.Maintain(ctx) }()

@@ -64,7 +64,7 @@ func (f farm) clean(t testing.TB) {
 		t.Errorf("containers: %v, %v", list, err)
 	}
 	// conmon, the monitor of a container, ends a moment after it.
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		f.store.Drain(ctx)
 		left := cgroupsOf(t, f.conn.Farm())
 		if len(left) == 0 {
@@ -394,7 +394,7 @@ func TestDied(t *testing.T) {
 			} else if !errors.Is(err, podman.ErrGone) {
 				t.Errorf("after %d ms: %v", i*25, err)
 			}
-			for deadline := time.Now().Add(10 * time.Second); f.conn.PID() == pid || f.conn.PID() == 0; {
+			for deadline := time.Now().Add(2 * time.Minute); f.conn.PID() == pid || f.conn.PID() == 0; {
 				if time.Now().After(deadline) {
 					t.Fatal("no new service")
 				}

@@ -209,7 +209,7 @@ func live(t *testing.T, w *world, f *fate, push bool) (builds []quarry.Build) {
 		cancel()
 		select {
 		case <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("it does not end after dying at %s", f.where)
 		}
 	}()
@@ -225,7 +225,7 @@ func live(t *testing.T, w *world, f *fate, push bool) (builds []quarry.Build) {
 			{"flaky", archs2[1:], nil},
 		} {
 			w.push(p.pkg, "1", "a", p.archs, p.needs...)
-			pctx, stop := context.WithTimeout(ctx, 10*time.Second)
+			pctx, stop := context.WithTimeout(ctx, 2*time.Minute)
 			go func() { // a pusher does not wait for a dead daemon
 				select {
 				case <-f.dead:
@@ -240,7 +240,7 @@ func live(t *testing.T, w *world, f *fate, push bool) (builds []quarry.Build) {
 			}
 		}
 	}
-	for end := time.Now().Add(20 * time.Second); !f.isDead(); time.Sleep(200 * time.Microsecond) {
+	for end := time.Now().Add(2 * time.Minute); !f.isDead(); time.Sleep(200 * time.Microsecond) {
 		if w.settled() && len(q.List(Filter{Live: true})) == 0 {
 			return q.List(Filter{})
 		}

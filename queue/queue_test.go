@@ -349,7 +349,7 @@ func TestSubscribe(t *testing.T) {
 				t.Fatal("closed early")
 			}
 			last[b.Number] = b.State
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("not told everything: %v", last)
 		}
 	}

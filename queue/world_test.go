@@ -305,7 +305,7 @@ func start(t testing.TB, opts Options) *running {
 				if err != nil {
 					t.Errorf("Run: %v", err)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(2 * time.Minute):
 				t.Fatal("the queue does not stop")
 			}
 		})
@@ -329,7 +329,7 @@ func (q *running) pushed(pkg string) []quarry.Build {
 
 func (q *running) wait(number int64) quarry.Build {
 	q.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	b, err := q.Wait(ctx, number)
 	if err != nil {
@@ -341,7 +341,7 @@ func (q *running) wait(number int64) quarry.Build {
 // until waits for something to become true.
 func (q *running) until(what string, f func() bool) {
 	q.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !f(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			q.t.Fatalf("never came: %s; status %+v; builds %v", what, q.Status(), states(q.List(Filter{})))
 		}

@@ -53,7 +53,7 @@ func farmOn(t testing.TB, conn *podman.Conn) *farm {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		if err := store.Close(ctx); err != nil {
 			t.Errorf("workspaces are left: %v", err)
@@ -107,7 +107,7 @@ func (l *log) String() string {
 // has waits until the log holds a text.
 func (l *log) has(t testing.TB, text string) {
 	t.Helper()
-	for until := time.Now().Add(30 * time.Second); !strings.Contains(l.String(), text); {
+	for until := time.Now().Add(2 * time.Minute); !strings.Contains(l.String(), text); {
 		if time.Now().After(until) {
 			t.Fatalf("the log never says %q:\n%s", text, tail(l.String()))
 		}

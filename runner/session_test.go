@@ -50,14 +50,14 @@ func talk(t testing.TB, says []byte, most int64) (guest.Reply, *bytes.Buffer, er
 		_, _ = io.Copy(io.Discard, its)
 	}()
 	var log bytes.Buffer
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	s, err := newSession(ctx, &images.Workspace{Name: "1", Conn: mine}, &logWriter{w: &log})
 	if err != nil {
 		return guest.Reply{}, &log, err
 	}
 	defer s.close()
-	r, err := s.ask(ctx, guest.Request{Op: guest.OpRun}, nil, 5*time.Second, &output{left: most})
+	r, err := s.ask(ctx, guest.Request{Op: guest.OpRun}, nil, time.Minute, &output{left: most})
 	return r, &log, err
 }
 

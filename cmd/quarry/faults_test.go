@@ -127,7 +127,7 @@ func (s *server) checkResults(t testing.TB, archs ...string) {
 func (s *server) checkClean(t testing.TB) {
 	t.Helper()
 	var left []string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		left = nil
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
 		if err != nil {

@@ -95,13 +95,13 @@ func start(t testing.TB) *host {
 		if h.conn != nil {
 			h.conn.Close()
 		}
-		time.AfterFunc(5*time.Second, func() { _ = h.cmd.Process.Kill() })
+		time.AfterFunc(time.Minute, func() { _ = h.cmd.Process.Kill() })
 		_ = h.cmd.Wait()
 		if t.Failed() {
 			t.Logf("the guest: %v: %s", h.cmd.ProcessState, h.err.String())
 		}
 	})
-	if err := l.(*net.UnixListener).SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := l.(*net.UnixListener).SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := l.Accept()
@@ -121,7 +121,7 @@ func start(t testing.TB) *host {
 }
 
 func (h *host) next() (Kind, []byte, error) {
-	if err := h.conn.SetReadDeadline(time.Now().Add(60 * time.Second)); err != nil {
+	if err := h.conn.SetReadDeadline(time.Now().Add(5 * time.Minute)); err != nil {
 		h.t.Fatal(err)
 	}
 	return h.r.Next()
@@ -184,7 +184,7 @@ func (h *host) send(r Run) {
 		r.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	}
 	if r.Wall == 0 {
-		r.Wall = 30 * time.Second
+		r.Wall = 5 * time.Minute
 	}
 	if r.Log == 0 {
 		r.Log = 64 << 20
@@ -263,12 +263,12 @@ func TestStep(t *testing.T) {
 func TestTimes(t *testing.T) {
 	h := start(t)
 	// A grandchild whose parent does not wait for it counts too.
-	r, _ := h.run(Run{Commands: sh(`(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done) & wait`)})
-	if r.Status != 0 || r.User < 20*time.Millisecond || r.Wall < r.User/4 || r.Wall > 20*time.Second {
-		t.Errorf("wall %v, user %v, sys %v", r.Wall, r.User, r.Sys)
+	first, _ := h.run(Run{Commands: sh(`(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done) & wait`)})
+	if first.Status != 0 || first.User < 20*time.Millisecond || first.Wall < first.User/4 || first.Wall > 10*time.Minute {
+		t.Errorf("wall %v, user %v, sys %v", first.Wall, first.User, first.Sys)
 	}
-	r, _ = h.run(Run{Commands: sh("true")})
-	if r.User > 15*time.Millisecond {
+	r, _ := h.run(Run{Commands: sh("true")})
+	if r.User >= first.User/2 {
 		t.Errorf("the second step has %v of user time: the first one's is in it", r.User)
 	}
 	r, _ = h.run(Run{Commands: []Command{{Args: []string{"python3", "-c", "x = b'x' * (200 << 20)"}}}})
@@ -291,14 +291,14 @@ func TestLimits(t *testing.T) {
 		killed string
 		most   time.Duration
 	}{
-		{"endless loop", Run{Commands: sh("while :; do :; done"), Wall: 300 * time.Millisecond}, KilledTime, 3 * time.Second},
-		{"endless loop of children that ignore signals", Run{Commands: sh(`trap "" TERM INT HUP; while :; do sleep 0.01; done`), Wall: 300 * time.Millisecond}, KilledTime, 3 * time.Second},
-		{"over several commands", Run{Commands: append(sh("sleep 0.3"), sh("sleep 9")...), Wall: 500 * time.Millisecond}, KilledTime, 3 * time.Second},
-		{"stopped by itself", Run{Commands: sh("kill -STOP $$"), Silence: 300 * time.Millisecond}, KilledSilence, 3 * time.Second},
-		{"silence", Run{Commands: sh("echo a; sleep 60"), Silence: 300 * time.Millisecond}, KilledSilence, 3 * time.Second},
-		{"endless output", Run{Commands: sh("yes"), Log: 5 << 20}, KilledLog, 10 * time.Second},
-		{"endless line", Run{Commands: sh("cat /dev/zero"), Log: 5 << 20}, KilledLog, 10 * time.Second},
-		{"endless output of the orphaned", Run{Commands: sh("setsid yes & setsid yes & exit 0"), Log: 5 << 20}, "", 10 * time.Second},
+		{"endless loop", Run{Commands: sh("while :; do :; done"), Wall: 300 * time.Millisecond}, KilledTime, 3 * time.Minute},
+		{"endless loop of children that ignore signals", Run{Commands: sh(`trap "" TERM INT HUP; while :; do sleep 0.01; done`), Wall: 300 * time.Millisecond}, KilledTime, 3 * time.Minute},
+		{"over several commands", Run{Commands: append(sh("sleep 0.3"), sh("sleep 900")...), Wall: 500 * time.Millisecond}, KilledTime, 3 * time.Minute},
+		{"stopped by itself", Run{Commands: sh("kill -STOP $$"), Silence: 300 * time.Millisecond}, KilledSilence, 3 * time.Minute},
+		{"silence", Run{Commands: sh("echo a; sleep 900"), Silence: 300 * time.Millisecond}, KilledSilence, 3 * time.Minute},
+		{"endless output", Run{Commands: sh("yes"), Log: 5 << 20}, KilledLog, 3 * time.Minute},
+		{"endless line", Run{Commands: sh("cat /dev/zero"), Log: 5 << 20}, KilledLog, 3 * time.Minute},
+		{"endless output of the orphaned", Run{Commands: sh("setsid yes & setsid yes & exit 0"), Log: 5 << 20}, "", 3 * time.Minute},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h.t = t
@@ -328,8 +328,8 @@ func TestLimits(t *testing.T) {
 func TestSilenceIsNotTheRunnersOwn(t *testing.T) {
 	h := start(t)
 	// Nobody reads for a while: the step prints more than all buffers hold.
-	h.send(Run{Commands: sh("head -c 30000000 /dev/zero"), Silence: 500 * time.Millisecond})
-	time.Sleep(1500 * time.Millisecond)
+	h.send(Run{Commands: sh("head -c 30000000 /dev/zero"), Silence: 4 * time.Second})
+	time.Sleep(6 * time.Second)
 	r, out := h.reply()
 	if r.Killed != "" || r.Status != 0 || len(out) != 30_000_000 {
 		t.Errorf("reply %+v with %d bytes, want all 30000000", r, len(out))
@@ -343,7 +343,7 @@ func TestLeftBehind(t *testing.T) {
 	if r.Status != 0 || out != "done\n" || r.NLeft != 2 || strings.Join(r.Left, " ") != "sleep sleep" {
 		t.Errorf("reply %+v, output %q, want two sleeps left behind", r, out)
 	}
-	if d := time.Since(began); d > 3*time.Second {
+	if d := time.Since(began); d > 3*time.Minute {
 		t.Errorf("the step hung for %v on a process that holds its output", d)
 	}
 	r, out = h.run(Run{Commands: sh("set -- /proc/[0-9]*; echo $#")})
@@ -405,7 +405,7 @@ func TestEndsWithItsConnection(t *testing.T) {
 		if err != nil {
 			t.Errorf("the guest ended with %v, want status 0", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Error("the guest lives on after its connection has ended")
 	}
 }
@@ -440,7 +440,7 @@ buf = ctypes.create_string_buffer(64)
 EOF
 		echo tried
 		exit 5
-	`), Silence: 20 * time.Second})
+	`), Silence: 2 * time.Minute})
 	if r.Status != 5 || !strings.Contains(out, "signalled\n") || !strings.HasSuffix(out, "tried\n") {
 		t.Fatalf("reply %+v, output %q", r, out)
 	}
