@@ -93,15 +93,8 @@ func Verbs(f *Farm) Table {
 				fs.Bool("raw", false, "as it was printed, with escape sequences that can do anything to a terminal")
 			},
 			Run: f.log},
-		{Name: "rebuild", Args: "BUILD|NAME-VERSION", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Build again what has a record",
-			Long: "A new build is made at the commit where the branch is now; the old record stays\n" +
-				"until the new one is written.",
-			Example: "rebuild 17\nrebuild zlib-1.3.1 --arch x86_64",
-			Flags: func(fs *pflag.FlagSet) {
-				fs.String("arch", "", "only this arch")
-				fs.String("channel", "", "only this channel")
-			},
-			Run: f.rebuild},
+		{Name: "rebuild", Args: "[BUILD|NAME-VERSION]", MaxArgs: 1, Need: Push, Short: "Build again what has a record",
+			Long: rebuildHelp, Example: rebuildExample, Flags: rebuildFlags, Run: f.rebuild},
 		{Name: "cancel", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Call a build off",
 			Long:    "It is not planned again until its branch is pushed anew or somebody asks for a\nrebuild.",
 			Example: "cancel 17", Run: f.cancel},
@@ -327,6 +320,12 @@ func (c *Call) writer() io.Writer {
 }
 
 func (f *Farm) rebuild(ctx context.Context, c *Call) error {
+	if massAsked(c) {
+		return f.mass(ctx, c)
+	}
+	if len(c.Args) == 0 {
+		return usage("rebuild takes BUILD or NAME-VERSION, or --mass: see help rebuild")
+	}
 	t := quarry.Target{Channel: c.string("channel"), Arch: c.string("arch")}
 	var ways [][2]string // to read the argument
 	if _, err := strconv.ParseInt(c.Args[0], 10, 64); err == nil {
