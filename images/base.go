@@ -46,6 +46,25 @@ func (s *Store) forget(ref string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.bases, ref)
+	s.forgotten++
+}
+
+// looking is called before podman is asked for a base, and tells remember when
+// that was.
+func (s *Store) looking() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.forgotten
+}
+
+// remember keeps what podman said of a base, unless one was forgotten since it was
+// asked: then the answer may be about the one that was there before.
+func (s *Store) remember(since int, b Base) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.forgotten == since {
+		s.bases[b.Ref()] = b
+	}
 }
 
 // forgetAll has bases and instances looked up again.
@@ -53,9 +72,11 @@ func (s *Store) forgetAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.bases)
+	s.forgotten++
 	s.inst.mu.Lock()
 	defer s.inst.mu.Unlock()
 	clear(s.inst.known)
+	s.inst.forgotten++
 }
 
 // Base returns the base that ref names, ARCH or ARCH:NAME (see [ParseBaseRef]);
@@ -91,6 +112,7 @@ func (s *Store) lookUp(ctx context.Context, ref BaseRef) (Base, error) {
 	if err != nil {
 		return Base{}, err
 	}
+	since := s.looking()
 	img, err := images.GetImage(call, ref.image(), new(images.GetOptions).WithSize(true))
 	if err != nil {
 		s.forget(ref.String())
@@ -113,9 +135,7 @@ func (s *Store) lookUp(ctx context.Context, ref BaseRef) (Base, error) {
 			b.Source, b.Created = r.Source, r.Created
 		}
 	}
-	s.mu.Lock()
-	s.bases[ref.String()] = b
-	s.mu.Unlock()
+	s.remember(since, b)
 	return b, nil
 }
 

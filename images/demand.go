@@ -201,8 +201,8 @@ func (w *Workspace) weigh() (memory, disk int64) {
 	}
 	memory += pss(w.monitor())
 	disk, _ = usage(w.Dir, 1<<62)
-	if w.Upper != "" {
-		n, _ := usage(w.Upper, 1<<62)
+	if upper := w.upperDir(); upper != "" { // it may just have become a build's
+		n, _ := usage(upper, 1<<62)
 		disk += n
 	}
 	return memory, disk

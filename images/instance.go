@@ -87,11 +87,14 @@ type instances struct {
 	// locked while that is cleared of what nothing names.
 	saving sync.RWMutex
 
-	mu     sync.Mutex // guards the following
-	known  map[env]record
-	making map[env]*making
-	closed bool
-	work   sync.WaitGroup
+	mu    sync.Mutex // guards the following
+	known map[env]record
+	// forgotten counts how often any of them was forgotten: what was read before
+	// is not known.
+	forgotten int
+	making    map[env]*making
+	closed    bool
+	work      sync.WaitGroup
 }
 
 func (in *instances) init() {
@@ -381,6 +384,7 @@ func (s *Store) onDisk() []env {
 func (s *Store) recorded(ctx context.Context, e env) (record, error) {
 	s.inst.mu.Lock()
 	r, ok := s.inst.known[e]
+	since := s.inst.forgotten
 	s.inst.mu.Unlock()
 	if ok {
 		return r, nil
@@ -401,7 +405,9 @@ func (s *Store) recorded(ctx context.Context, e env) (record, error) {
 	if now, ok := s.inst.known[e]; ok {
 		return now, nil // somebody was quicker, or changed it meanwhile
 	}
-	s.inst.known[e] = r
+	if s.inst.forgotten == since {
+		s.inst.known[e] = r
+	}
 	return r, nil
 }
 
@@ -460,6 +466,7 @@ func (s *Store) forgetInstance(channel, arch string) {
 	s.inst.mu.Lock()
 	defer s.inst.mu.Unlock()
 	delete(s.inst.known, env{channel, arch})
+	s.inst.forgotten++
 }
 
 // readRecord reads what is on disk. A record that is broken counts as none:

@@ -96,6 +96,7 @@ type Store struct {
 
 	mu         sync.Mutex // guards the following
 	bases      map[string]Base
+	forgotten  int    // how often any of them was forgotten
 	discarding func() // see OnDiscard
 	open       map[*Workspace]bool
 }
