@@ -167,7 +167,7 @@ func (s *Store) instance(ctx context.Context, channel, arch string) (Instance, e
 	if at := r.again(base, s.channels[channel].Setup); !busy && time.Now().Before(at) {
 		return Instance{}, &NoInstanceError{channel, arch, fmt.Errorf("%s (the next try is at %s)", r.Trouble, at.Format(time.RFC3339))}
 	}
-	return s.join(ctx, e, nil)
+	return s.join(ctx, e, func(r record) bool { return r.Image != "" }, nil)
 }
 
 // present is what is known of an environment's instance, without making one;
@@ -240,17 +240,19 @@ func (s *Store) Update(ctx context.Context, channel, arch string, force bool, pr
 	if setup.Empty() {
 		return r.Instance, nil
 	}
-	if !force {
-		base, err := s.base(ctx, s.baseOf(e))
-		if err != nil || r.due(base, setup, time.Now()) == "" {
-			return r.Instance, err
-		}
+	if force {
+		return s.join(ctx, e, nil, progress)
 	}
-	return s.join(ctx, e, progress)
+	base, err := s.base(ctx, s.baseOf(e))
+	if err != nil || r.due(base, setup, time.Now()) == "" {
+		return r.Instance, err
+	}
+	return s.join(ctx, e, func(r record) bool { return r.due(base, setup, time.Now()) == "" }, progress)
 }
 
-// join waits for the instance that is being made, or has it made.
-func (s *Store) join(ctx context.Context, e env, progress func(Progress)) (Instance, error) {
+// join waits for the instance that is being made, or has it made: unless it has
+// been made since the caller looked, so that the one there now will do.
+func (s *Store) join(ctx context.Context, e env, will func(record) bool, progress func(Progress)) (Instance, error) {
 	in := &s.inst
 	for {
 		in.mu.Lock()
@@ -267,6 +269,10 @@ func (s *Store) join(ctx context.Context, e env, progress func(Progress)) (Insta
 			case <-ctx.Done():
 				return Instance{}, ctx.Err()
 			}
+		}
+		if r, known := in.known[e]; m == nil && will != nil && known && will(r) {
+			in.mu.Unlock()
+			return r.Instance, nil
 		}
 		if m == nil {
 			// Not the caller's context: others may wait for it too.

@@ -1,6 +1,9 @@
 package images
 
-import "testing"
+import (
+	"context"
+	"testing"
+)
 
 // Who looked a base up before another took its place, and hears of it late, does
 // not bring the old one back.
@@ -23,5 +26,19 @@ func TestLateAnswer(t *testing.T) {
 	s.remember(since, old)
 	if b, ok := s.bases["x86_64"]; ok {
 		t.Errorf("%+v is back", b)
+	}
+}
+
+// Who found no instance, and asks for one when another has just made it, gets that.
+func TestMadeMeanwhile(t *testing.T) {
+	s := &Store{}
+	s.inst.init()
+	e := env{"testing", "x86_64"}
+	made := record{Instance: Instance{Channel: e.channel, Arch: e.arch, Image: "sha256:made"}}
+	s.inst.known[e] = made
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // of nobody who waits
+	if in, err := s.join(ctx, e, func(r record) bool { return r.Image != "" }, nil); err != nil || in != made.Instance {
+		t.Errorf("%+v, %v", in, err)
 	}
 }

@@ -60,7 +60,7 @@ func (s *Store) updateDue(ctx context.Context) time.Duration {
 		now := time.Now()
 		if why := r.due(base, setup, now); why != "" && !now.Before(r.again(base, setup)) {
 			s.log.Info("updating an instance", "environment", e.String(), "why", why)
-			s.join(ctx, e, nil) // what fails is logged and recorded there
+			s.join(ctx, e, func(r record) bool { return r.due(base, setup, time.Now()) == "" }, nil) // what fails is logged and recorded there
 			if r, err = s.recorded(ctx, e); err != nil {
 				continue
 			}

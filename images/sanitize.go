@@ -99,7 +99,7 @@ func (s *Store) Sanitize(ctx context.Context, o SanitizeOptions, progress func(P
 		if failed[e] || s.channels[e.channel].Setup.Empty() {
 			continue
 		}
-		inst, err := s.join(ctx, e, progress)
+		inst, err := s.join(ctx, e, nil, progress)
 		if err != nil {
 			errs = append(errs, err)
 			continue
