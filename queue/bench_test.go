@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/graph/graphtest"
 	"github.com/spf13/afero"
 )
 
@@ -191,5 +192,87 @@ func BenchmarkLoad(b *testing.B) {
 		if _, err := New(w.options(fsys)); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// queued is a queue with so many builds that could start, made of a distribution.
+func queued(b *testing.B, n int, mass bool) *Queue {
+	w := newWorld(b)
+	opts := w.options(afero.NewMemMapFs())
+	opts.Memory, opts.Workers = 64<<30, 16
+	q, err := New(opts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	d := graphtest.Generate(graphtest.Options{Packages: n / 5, Archs: archs4, Seed: 1})
+	q.releases.learn("", d.Releases, nil, 0)
+	made := 0
+	for _, r := range d.Releases {
+		for _, arch := range r.Archs {
+			if made == n {
+				return q
+			}
+			made++
+			it := &item{Build: quarry.Build{Number: int64(made), Release: r, Arch: arch, State: quarry.Queued, Created: time.Unix(1_700_000_000, int64(made))}}
+			if mass {
+				it.Nonce = massNonce + "x"
+			}
+			q.owner.put(it.Number, it)
+		}
+	}
+	return q
+}
+
+// BenchmarkDecision is one decision what to start, and the build's way out of the
+// queue and back, with so many that could start. Of a mass rebuild also what holds
+// it back is looked at.
+func BenchmarkDecision(b *testing.B) {
+	for _, n := range []int{1000, 10000, 100000} {
+		for _, mass := range []bool{false, true} {
+			b.Run(fmt.Sprintf("queued%d/mass=%v", n, mass), func(b *testing.B) {
+				q := queued(b, n, mass)
+				o := q.owner
+				var items []*item
+				for _, it := range o.builds {
+					items = append(items, it)
+				}
+				o.ranked(q.rank(items))
+				now := time.Now()
+				for b.Loop() {
+					it := o.next(now, o.gate(now))
+					if it == nil {
+						b.Fatal("nothing to start")
+					}
+					c := *it
+					c.State = quarry.Running
+					o.put(c.Number, &c)
+					o.put(c.Number, it)
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkRank is the ranking of all that is queued, beside the queue's owner, and
+// its taking over by that.
+func BenchmarkRank(b *testing.B) {
+	for _, n := range []int{1000, 10000, 100000} {
+		q := queued(b, n, false)
+		var items []*item
+		for _, it := range q.owner.builds {
+			items = append(items, it)
+		}
+		var ranks map[int64]rank
+		b.Run(fmt.Sprintf("queued%d/beside", n), func(b *testing.B) {
+			for b.Loop() {
+				ranks = q.rank(items)
+			}
+		})
+		b.Run(fmt.Sprintf("queued%d/owner", n), func(b *testing.B) {
+			for b.Loop() {
+				q.owner.ranks = nil // all have changed
+				q.owner.ranked(ranks)
+			}
+		})
 	}
 }

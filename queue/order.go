@@ -202,18 +202,15 @@ func (o *owner) rerank() {
 }
 
 func (o *owner) ranked(ranks map[int64]rank) {
+	before := o.ranks
 	o.ranks = ranks
 	for n, r := range ranks {
-		it := o.builds[n]
-		if it == nil || it.State != quarry.Queued {
+		if was, ok := before[n]; ok && was.path == r.path {
 			continue
 		}
-		if _, ok := o.parked[n]; ok {
-			continue
+		if it := o.builds[n]; it != nil && it.State == quarry.Queued {
+			o.enqueue(it)
 		}
-		p := o.priority(it)
-		p.Path = r.path
-		o.ready.Set(n, it.Environment().String(), p)
 	}
 }
 

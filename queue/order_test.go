@@ -266,3 +266,50 @@ func TestGiants(t *testing.T) {
 	close(release["small2"])
 	q.settle()
 }
+
+// TestVirtual: what waits for a name that no package has waits for those that
+// provide it, says what became of them, and wakes when one lands.
+func TestVirtual(t *testing.T) {
+	x := []string{"x86_64"}
+	w := newWorld(t)
+	fails := true
+	w.onOutcome = func(out *quarry.Outcome, b quarry.Build) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if b.Package == "gawk" && fails {
+			out.Status = quarry.Failed
+			out.Failure = &quarry.Failure{Step: quarry.StepMake, Cause: quarry.CauseExit, Message: "make ended with status 2", Status: 2}
+		}
+	}
+	provide := func(pkg, version string, names ...string) {
+		r := w.push(pkg, version, version, x)
+		r.Provides = names
+		w.mu.Lock()
+		w.branches[lineOf(r)] = r
+		w.mu.Unlock()
+	}
+	q := start(t, w.options(folder(t)))
+	q.settle()
+	w.push("user", "1", "a", x, "awk")
+	user := q.pushed("user")[0]
+	reason := func(want string) {
+		t.Helper()
+		q.until("reason "+want, func() bool { b, _ := q.Get(user.Number); return b.Reason == want })
+	}
+	reason("waits for awk, which nobody has pushed")
+	provide("gawk", "5", "awk", "posix-awk")
+	q.pushed("gawk")
+	reason("waits for awk, whose build failed")
+	provide("gawk", "6", "posix-awk")
+	q.pushed("gawk")
+	reason("waits for awk, whose build failed") // the other version has nothing to do with it
+	w.mu.Lock()
+	fails = false
+	w.mu.Unlock()
+	if _, err := q.RebuildTarget(t.Context(), quarry.Target{Package: "gawk", Version: "5"}, "bob"); err != nil {
+		t.Fatal(err)
+	}
+	if b := q.wait(user.Number); b.State != quarry.Succeeded {
+		t.Errorf("user is %s: %s", b.State, b.Reason)
+	}
+}

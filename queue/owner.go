@@ -281,6 +281,13 @@ func (o *owner) put(number int64, it *item) (old *item) {
 			add(o.waiters, name, number, struct{}{})
 		}
 	}
+	if len(it.unmet) > 0 && (old == nil || !slices.Equal(old.unmet, it.unmet)) && !it.bulk() {
+		for other := range o.needed(it) {
+			if other.State == quarry.Queued && other.bulk() {
+				o.enqueue(other) // somebody waits for it now
+			}
+		}
+	}
 	if it.State == quarry.Queued {
 		o.enqueue(it)
 	}

@@ -26,8 +26,8 @@ type releases struct {
 
 	mu       sync.Mutex // guards the following
 	packages map[string]*packageReleases
-	all      bool                           // everything has been read once
-	changed  int64                          // rises with every change
+	all      bool  // everything has been read once
+	changed  int64 // rises with every change
 	channels map[string]*channelGraph
 }
 
