@@ -200,9 +200,12 @@ type Build struct {
 	Number  int64  `json:"number"` // for people; rises, never used twice by one state folder
 	Key     string `json:"key"`    // identity: see BuildKey
 	Release `json:"release"`
-	Arch    string    `json:"arch"`
-	Nonce   string    `json:"nonce,omitempty"` // set when somebody asked to build again what has a record
-	Why     string    `json:"why,omitempty"`   // it was wanted, where a push was not the reason
+	Arch    string `json:"arch"`
+	Nonce   string `json:"nonce,omitempty"` // set when somebody asked to build again what has a record
+	Why     string `json:"why,omitempty"`   // it was wanted, where a push was not the reason
+	// Without is what the recipe needs and the build goes without, as that needs
+	// the package in turn and Traits.Bootstrap says that it can be done.
+	Without []string  `json:"without,omitempty"`
 	State   State     `json:"state"`
 	Reason  string    `json:"reason,omitempty"` // why it waits, failed or ended, one line
 	Step    string    `json:"step,omitempty"`   // step now running, e.g. make

@@ -106,14 +106,6 @@ func (f *Farm) proposed(p hooks.Proposal, channel string) ([]quarry.Release, err
 	return list, nil
 }
 
-// declared reports whether a recipe of a push says bootstrap for any arch.
-func declared(p hooks.Proposal, archs []string) bool {
-	return slices.ContainsFunc(p.Releases, func(r hooks.Proposed) bool {
-		loaded, err := recipe.Parse(r.Recipe)
-		return err == nil && slices.ContainsFunc(append(archs, quarry.Noarch), func(arch string) bool { return loaded.Traits(arch, false).Bootstrap })
-	})
-}
-
 // change is a push as one channel sees it.
 type change struct {
 	*Farm
@@ -163,7 +155,9 @@ func (f *Farm) impactOn(ctx context.Context, channel string, p hooks.Proposal, p
 	ch.work()
 	ch.needs()
 	ch.cycles(p.Package)
-	ch.out.Declared = ch.out.Cycles.All > 0 && declared(p, ch.after.Archs())
+	if ch.out.Cycles.All == 0 {
+		ch.cuts(p.Package)
+	}
 	return &ch.out, ctx.Err()
 }
 
@@ -190,8 +184,9 @@ func (ch *change) work() {
 	archs := map[string]int{}
 	rebuilt, freed := map[string]bool{}, map[string]bool{}
 	met := func(g *graph.Graph, n graph.Node, there func(graph.Node) bool) bool {
+		waits := g.WaitsFor(n)
 		for _, need := range g.Needs(n) {
-			if need.To == graph.None || need.To != n && !there(need.To) {
+			if need.To == graph.None || slices.Contains(waits, need.To) && !there(need.To) {
 				return false
 			}
 		}
@@ -310,6 +305,61 @@ func (ch *change) cycles(pkg string) {
 	if c, ok := g.CycleThrough(pkg); ok && !through && ch.closes(c.Path) {
 		add(&ch.out.Cycles, cycleText(g, c))
 	}
+}
+
+// cuts tells the cycles through the package that a declaration cuts, on any arch.
+func (ch *change) cuts(pkg string) {
+	g := ch.after
+	any := false
+	for n := range g.Nodes() {
+		if any = g.Release(n).Traits[g.Arch(n)].Bootstrap; any {
+			break
+		}
+	}
+	if !any {
+		return
+	}
+	seen := map[string]bool{}
+	for _, n := range g.Of(pkg) {
+		path := around(g, n)
+		if len(path) == 0 {
+			continue
+		}
+		text := cycleText(g, graph.Cycle{Path: path, Archs: []string{g.Arch(n)}})
+		for i, m := range path {
+			if to := path[(i+1)%len(path)]; !slices.Contains(g.WaitsFor(m), to) && !seen[text] {
+				seen[text] = true
+				add(&ch.out.Cut, fmt.Sprintf("%s is cut at %s, which is built without %s first, and again when that is there",
+					text, g.Release(m).Package, g.Release(to).Package))
+			}
+		}
+	}
+}
+
+// around finds a shortest way from a node back to it, over all that is needed.
+func around(g *graph.Graph, start graph.Node) []graph.Node {
+	from := map[graph.Node]graph.Node{}
+	queue := []graph.Node{start}
+	for len(queue) > 0 {
+		n := queue[0]
+		queue = queue[1:]
+		for _, d := range g.Deps(n) {
+			if d == start {
+				path := []graph.Node{n}
+				for n != start {
+					n = from[n]
+					path = append(path, n)
+				}
+				slices.Reverse(path)
+				return path
+			}
+			if _, seen := from[d]; !seen {
+				from[d] = n
+				queue = append(queue, d)
+			}
+		}
+	}
+	return nil
 }
 
 // closes reports whether any step of a way around is new.

@@ -60,7 +60,7 @@ type ChannelImpact struct {
 	Guessed  int          `json:"guessed,omitempty"`  // builds whose time is a guess
 	Builders int          `json:"builders,omitempty"` // builds at once
 	Cycles   Names        `json:"cycles,omitzero"`    // that the push would close, e.g. a 1.0 -> b 2.0 -> a 1.0 (x86_64)
-	Declared bool         `json:"declared,omitempty"` // a release that closes one is declared as bootstrap
+	Cut      Names        `json:"cut,omitzero"`       // cycles that a declaration as bootstrap cuts, and where
 	Unmet    Names        `json:"unmet,omitzero"`     // what the releases need and nobody offers
 	Broken   Names        `json:"broken,omitzero"`    // what others need and nobody offers any longer
 }
@@ -189,6 +189,7 @@ func (c ChannelImpact) tell(say func(string, ...any)) {
 	case c.Builds > 0:
 		say("%s%s", on, c.builds())
 	}
+	c.Cut.each(func(s string) { say("%scycle %s", on, s) })
 	c.Unmet.each(func(s string) { say("%swarning: %s", on, s) })
 	c.Broken.each(func(s string) { say("%swarning: this takes away what others need: %s", on, s) })
 }
@@ -197,10 +198,7 @@ func (c ChannelImpact) tell(say func(string, ...any)) {
 func (c ChannelImpact) refuse(say func(string, ...any)) {
 	on := "on " + show(c.Channel) + ": "
 	c.Cycles.each(func(s string) { say("%srefused: this would close a cycle: %s", on, s) })
-	say("%seach of them needs the next, so that none could be built first: take one of the dependencies out", on)
-	if c.Declared {
-		say("%sbootstrap in the recipe changes nothing of that: the farm cannot build a package before what it needs yet", on)
-	}
+	say("%seach of them needs the next, so that none could be built first: take one of the dependencies out, or declare as bootstrap what can be built without (doc/recipe.md)", on)
 }
 
 // builds is e.g. "2 builds (x86_64, i686)".

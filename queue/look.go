@@ -1,11 +1,19 @@
 package queue
 
-import "context"
+import (
+	"context"
+
+	"github.com/Morphux/quarry/graph"
+)
 
 // Look opens one consistent view of a channel's records: the one that the
 // planner uses.
 func (q *Queue) Look(ctx context.Context, channel string) (Records, error) {
-	return q.opts.Records(ctx, channel)
+	r, err := q.opts.Records(ctx, channel)
+	if err != nil {
+		return nil, err
+	}
+	return cutting{r, func() (*graph.Graph, error) { return q.Graph(channel) }}, nil
 }
 
 // Known reports whether a build of the package, on any arch, has told how long

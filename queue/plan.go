@@ -169,13 +169,13 @@ func needs(r quarry.Release, arch string) iter.Seq2[string, string] {
 
 // unmet lists what a release needs to be built for an arch and is not there.
 func unmet(recs Records, r quarry.Release, arch string) (missing []string, err error) {
-	_, missing, err = resolve(recs, r, arch)
+	_, missing, _, err = resolve(recs, r, arch)
 	return missing, err
 }
 
 // resolve finds what meets the needs of a release on an arch. That of another
-// arch says of which.
-func resolve(recs Records, r quarry.Release, arch string) (deps []quarry.DepUsed, missing []string, err error) {
+// arch says of which. What is not there is missing, or what a build goes without.
+func resolve(recs Records, r quarry.Release, arch string) (deps []quarry.DepUsed, missing, without []string, err error) {
 	machine, tools := r.CrossNeeds(arch)
 	for _, of := range []struct {
 		arch  string
@@ -186,7 +186,7 @@ func resolve(recs Records, r quarry.Release, arch string) (deps []quarry.DepUsed
 		}
 		found, lack, err := resolveAll(recs, of.needs, of.arch)
 		if err != nil {
-			return nil, nil, fmt.Errorf("cannot look up what %s needs for %s: %w", quarry.Branch(r.Package, r.Version), of.arch, err)
+			return nil, nil, nil, fmt.Errorf("cannot look up what %s needs for %s: %w", quarry.Branch(r.Package, r.Version), of.arch, err)
 		}
 		for _, d := range found {
 			if of.arch != arch {
@@ -202,7 +202,8 @@ func resolve(recs Records, r quarry.Release, arch string) (deps []quarry.DepUsed
 			}
 		}
 	}
-	return deps, missing, nil
+	missing, without = spare(recs, r, arch, missing)
+	return deps, missing, without, nil
 }
 
 func resolveAll(recs Records, needs []string, arch string) (deps []quarry.DepUsed, missing []string, err error) {

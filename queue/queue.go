@@ -158,7 +158,7 @@ func (q *Queue) snapshots(ctx context.Context) func(string) (Records, error) {
 		if r := open[channel]; r != nil {
 			return r, nil
 		}
-		r, err := q.opts.Records(ctx, channel)
+		r, err := q.Look(ctx, channel)
 		if err != nil {
 			return nil, err
 		}

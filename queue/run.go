@@ -246,7 +246,8 @@ type result struct {
 
 // work makes one attempt. It runs in a worker's goroutine.
 func (q *Queue) work(ctx context.Context, b quarry.Build) (res result) {
-	deps, missing, err := q.resolve(ctx, b)
+	deps, missing, without, err := q.resolve(ctx, b)
+	b.Without = without
 	if err == nil && len(missing) > 0 {
 		return result{unmet: missing}
 	}
@@ -284,18 +285,18 @@ func (q *Queue) work(ctx context.Context, b quarry.Build) (res result) {
 }
 
 // resolve finds the artifacts of what the build needs, as they are now.
-func (q *Queue) resolve(ctx context.Context, b quarry.Build) (deps []quarry.DepUsed, missing []string, err error) {
+func (q *Queue) resolve(ctx context.Context, b quarry.Build) (deps []quarry.DepUsed, missing, without []string, err error) {
 	if _, tools := b.CrossNeeds(b.Arch); len(tools)+len(b.BuildNeeds(b.Arch)) == 0 {
-		return nil, nil, nil
+		return nil, nil, nil, nil
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("looking up dependencies panicked: %v", p)
 		}
 	}()
-	recs, err := q.opts.Records(ctx, b.Channel)
+	recs, err := q.Look(ctx, b.Channel)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	return resolve(recs, b.Release, b.Arch)
 }

@@ -83,15 +83,12 @@ func (r *Recipe) Traits(arch string, cross bool) quarry.Traits {
 
 // Fill sets of a release what the recipe says: what it needs and provides, and,
 // of the archs that its channel has, those that it is for and what holds there.
-// Of bootstrap nothing is told: no build begins before what it needs yet, so that
-// a cycle is one whatever it says.
 func (r *Recipe) Fill(rel *quarry.Release, channelArchs []string) {
 	rel.Needs, rel.Provides = slices.Clone(r.Info.Needed), slices.Clone(r.Info.Provides)
 	rel.Archs, rel.Traits, rel.Crossed = r.Archs(channelArchs), nil, nil
 	onlyCross := slices.ContainsFunc(r.Ext.When, func(c Clause) bool { return c.Cross != nil })
 	for _, arch := range rel.Archs {
-		t := r.Traits(arch, false)
-		if t.Bootstrap = false; !t.IsZero() {
+		if t := r.Traits(arch, false); !t.IsZero() {
 			if rel.Traits == nil {
 				rel.Traits = map[string]quarry.Traits{}
 			}
@@ -101,9 +98,7 @@ func (r *Recipe) Fill(rel *quarry.Release, channelArchs []string) {
 			if rel.Crossed == nil {
 				rel.Crossed = map[string]quarry.Traits{}
 			}
-			t := r.Traits(arch, true)
-			t.Bootstrap = false
-			rel.Crossed[arch] = t
+			rel.Crossed[arch] = r.Traits(arch, true)
 		}
 	}
 }

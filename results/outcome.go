@@ -34,6 +34,7 @@ func NewRecord(o *quarry.Outcome, sbuSeconds float64) (*Record, error) {
 		Schema: Schema, Status: o.Status,
 		Package: b.Package, Version: b.Version, Arch: b.Arch, Channel: b.Channel,
 		Source: b.Commit, Build: b.Number, Key: b.Key, Nonce: b.Nonce, Attempt: b.Attempt, Why: oneLine(b.Why, maxMessage),
+		Without:     slices.Clone(b.Without),
 		Description: oneLine(o.Info.Description, maxCommand), Category: oneLine(o.Info.Category, maxMessage),
 		SourceTime: b.Time, Pushed: b.Pushed, Started: o.Started, Ended: o.Ended,
 		Warnings: lines(o.Warnings, maxWarnings),

@@ -32,6 +32,9 @@ type Record struct {
 	Nonce   string       `toml:"nonce,omitempty"` // part of the identity of a rebuild on request
 	Attempt int          `toml:"attempt,omitempty"`
 	Why     string       `toml:"why,omitempty"` // it was built, where a push was not the reason
+	// Without is what the recipe needs and the build went without: it is built again
+	// when that is there. See quarry.Build.
+	Without []string `toml:"without,omitempty"`
 	// Revision counts, from 1, the artifacts that the version has had on the arch:
 	// a rebuild with the same result keeps it. Failures have none.
 	Revision int64 `toml:"revision,omitempty"`

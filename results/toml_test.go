@@ -65,6 +65,7 @@ func TestRecordHasEveryFact(t *testing.T) {
 		"Outcome.Build.Needs":       "the same as Info.Needed",
 		"Outcome.Build.Provides":    "the same as Info.Provides",
 		"Outcome.Build.Traits":      "for this arch, in Info.Needed",
+		"Outcome.Build.Crossed":     "the same, for cross builds",
 		"Outcome.Build.State":       "the queue's; the record has Status",
 		"Outcome.Build.Reason":      "the queue's; the record has Failure",
 		"Outcome.Build.Step":        "the queue's",

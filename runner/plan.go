@@ -142,6 +142,9 @@ func (r *run) plain() []string {
 // recipe's own comes last and wins.
 func (r *run) environment(extra []string) []string {
 	env := slices.Concat(r.plain(), r.job.crossEnvironment(), extra)
+	if len(r.job.Build.Without) > 0 {
+		env = append(env, "QUARRY_BOOTSTRAP=1")
+	}
 	for _, e := range r.job.Recipe.Env {
 		env = append(env, e.Key+"="+e.Value)
 	}

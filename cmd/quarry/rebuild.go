@@ -22,6 +22,11 @@ func (r records) Stale(rel quarry.Release, arch string) (why, change string, err
 	if err != nil || !ok {
 		return "", "", err
 	}
+	if rel.Traits[arch].Bootstrap {
+		if why, change, err := r.lacking(rel, arch); err != nil || why != "" {
+			return why, change, err
+		}
+	}
 	type key struct{ pkg, arch string } // a cross build may use a package on two archs
 	then := make(map[key]quarry.DepUsed, len(built))
 	for _, d := range built {
@@ -107,6 +112,23 @@ func (r records) Stale(rel quarry.Release, arch string) (why, change string, err
 		return "", "", nil
 	}
 	return why, fmt.Sprintf("%d-%x", from, changes.Sum(nil)), nil
+}
+
+// lacking tells that what stands was built without something that it needs, all
+// of which is there now.
+func (r records) lacking(rel quarry.Release, arch string) (why, change string, err error) {
+	rec, err := r.Get(rel.Package, rel.Version, arch)
+	if err != nil || len(rec.Without) == 0 {
+		return "", "", err
+	}
+	for _, need := range rec.Without {
+		if _, ok, err := r.Resolve(need, arch); err != nil || !ok {
+			return "", "", err
+		}
+	}
+	from, _ := origin(rec)
+	what := strings.Join(rec.Without, ", ")
+	return "it was built without " + what + ", which is there now", fmt.Sprintf("%d-%x", from, sha256.Sum256([]byte("without "+what))), nil
 }
 
 // origin is the number of the build that somebody wanted and that led to the

@@ -216,6 +216,9 @@ func (r records) closure(arch string, direct []quarry.DepUsed) ([]pipeline.Depen
 		if err != nil {
 			return nil, err
 		}
+		if len(rec.Without) > 0 { // what it was built without is not installed with it
+			return slices.DeleteFunc(slices.Clone(rec.Recipe.Needed), func(need string) bool { return slices.Contains(rec.Without, need) }), nil
+		}
 		return rec.Recipe.Needed, nil
 	})
 	if err != nil {
@@ -306,6 +309,9 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(b.Without) > 0 {
+		fmt.Fprintf(log, "==> quarry: built without %s, as that needs %s in turn; it is built again when that is there\n", strings.Join(b.Without, ", "), b.Package)
 	}
 	out, err := f.pipeline.Run(ctx, pipeline.Input{
 		Build: b, Recipe: recipe, Source: source, Deps: deps, Log: log, OnStep: onStep, Reproduce: reproduce,
