@@ -263,6 +263,9 @@ func (f *Farm) one(c *Call, b quarry.Build) error {
 	if b.Attempt > 0 {
 		row("attempt", strconv.Itoa(b.Attempt))
 	}
+	if on := b.Environment().Cross; on != "" {
+		row("cross built", "on "+on)
+	}
 	row("needs", strings.Join(b.Needs, ", "))
 	if g, err := f.Queue.Graph(b.Channel); err == nil && b.State == quarry.Waiting {
 		if cycle, ok := g.CycleThrough(b.Package); ok {

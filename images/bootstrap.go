@@ -39,8 +39,11 @@ var DefaultPackages = []string{
 // debian is what Debian calls an arch where that is not uname's own name.
 var debian = map[string]string{
 	"x86_64": "amd64", "i386": "i386", "i486": "i386", "i586": "i386", "i686": "i386", "aarch64": "arm64",
-	"armv5tel": "armel", "armv6l": "armel", "armv7l": "armhf", "ppc64le": "ppc64el", "ppc": "powerpc", "loongarch64": "loong64",
+	"armv5tel": "armel", "armv6l": "armel", "armv7l": "armhf", "ppc64le": "ppc64el", "ppc": "powerpc", "parisc": "hppa", "loongarch64": "loong64",
 }
+
+// DebianArch is what Debian calls an arch, e.g. arm64 for aarch64.
+func DebianArch(arch string) string { return cmp.Or(debian[arch], arch) }
 
 const (
 	defaultSuite   = "bookworm"
@@ -74,11 +77,7 @@ func (o BootstrapOptions) args(arch string) ([]string, error) {
 	if o.Mirror != "" && !mirrorRE.MatchString(o.Mirror) {
 		return nil, fmt.Errorf("mirror %q is no address: give one such as http://deb.debian.org/debian", o.Mirror)
 	}
-	name := arch
-	if d, ok := debian[arch]; ok {
-		name = d
-	}
-	args := []string{"--variant=" + o.Variant, "--architectures=" + name, "--include=" + strings.Join(o.Include, ","),
+	args := []string{"--variant=" + o.Variant, "--architectures=" + DebianArch(arch), "--include=" + strings.Join(o.Include, ","),
 		"--format=tar",
 		"--aptopt=APT::Install-Recommends \"false\"",
 		"--", o.Suite, "-"}

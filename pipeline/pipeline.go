@@ -168,10 +168,8 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		case err != nil:
 			return nil, err
 		default:
-			out.Facts.SizeBefore = ws.Instance.Size
-			if env.Cross != "" {
-				out.Facts.SizeBefore = 0 // the system that it is for has not been there
-			} else {
+			if env.Cross == "" { // else no system that it is for has been there
+				out.Facts.SizeBefore = ws.Instance.Size
 				for _, d := range in.Deps {
 					out.Facts.SizeBefore += d.Size
 				}

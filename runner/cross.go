@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/internal/podman/tinyelf"
 	"github.com/Morphux/quarry/runner/guest"
@@ -77,16 +78,7 @@ func (e *ToolchainError) Error() string {
 	}
 	debian := strings.ReplaceAll(Triplet(e.Arch), "_", "-")
 	return fmt.Sprintf("%s has no cross toolchain for %s: %s: have the base or the channel's setup install one (on Debian gcc-%s, g++-%s and libc6-dev-%s-cross), or name it in build.triplets",
-		e.Machine, e.Arch, why, debian, debian, debianArch(e.Arch))
-}
-
-// debianArch is Debian's own name of an arch.
-func debianArch(arch string) string {
-	if d, ok := map[string]string{"x86_64": "amd64", "i686": "i386", "aarch64": "arm64", "armv7l": "armhf", "armv6l": "armel",
-		"armv5tel": "armel", "ppc64le": "ppc64el", "ppc": "powerpc", "parisc": "hppa"}[arch]; ok {
-		return d
-	}
-	return arch
+		e.Machine, e.Arch, why, debian, debian, images.DebianArch(e.Arch))
 }
 
 // crossTools are the programs without which nothing is cross built, and their

@@ -159,6 +159,10 @@ func TestCross(t *testing.T) {
 			t.Errorf("%s: the log says\n%s", arch, log)
 		}
 	}
+	number := strconv.FormatInt(states["reading "+foreign].Number, 10)
+	if out := s.quarry(t, "status", number); !strings.Contains(out, "cross built  on "+host) {
+		t.Errorf("status %s says\n%s", number, out)
+	}
 	if out := s.quarry(t, "db", "show", "reading", "1.0", "--arch", foreign); !strings.Contains(out, "native, cross built on "+host) {
 		t.Errorf("db show says\n%s", out)
 	}
