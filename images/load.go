@@ -22,6 +22,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+	"golang.org/x/sys/unix"
 )
 
 // Load makes the base that ref names (ARCH or ARCH:NAME) from a file: a tarball of a root file system,
@@ -35,7 +36,7 @@ func (s *Store) Load(ctx context.Context, ref, file string, progress func(Progre
 	if err != nil {
 		return Base{}, err
 	}
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe's opening would wait for its writer
 	if err != nil {
 		return Base{}, fmt.Errorf("base cannot be opened: %w", err)
 	}

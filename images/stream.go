@@ -9,13 +9,26 @@ import (
 
 // LoadFrom is [Store.Load] from a stream; source says in one word or two where
 // it comes from. A stream that was cut off is an error, also of a plain tarball,
-// whose end only its last two blocks tell.
+// whose end only its last two blocks tell. When ctx ends it does not wait for a
+// stream that stands still; then r may be read once more, whatever comes.
 func (s *Store) LoadFrom(ctx context.Context, ref string, r io.Reader, source string, progress func(Progress)) (Base, error) {
 	to, err := ParseBaseRef(ref)
 	if err != nil {
 		return Base{}, err
 	}
-	return s.load(ctx, to, &whole{r: r}, source, 0, "reading", progress)
+	pr, pw := io.Pipe()
+	defer pr.Close()
+	stop := context.AfterFunc(ctx, func() { pr.Close() })
+	defer stop()
+	go func() {
+		_, err := io.CopyBuffer(pw, struct{ io.Reader }{r}, make([]byte, 256<<10))
+		pw.CloseWithError(err) // nil: its end
+	}()
+	b, err := s.load(ctx, to, &whole{r: pr}, source, 0, "reading", progress)
+	if err != nil && ctx.Err() != nil {
+		return Base{}, context.Cause(ctx)
+	}
+	return b, err
 }
 
 // tarEnd is the number of zero bytes that end every tarball (POSIX pax: two
