@@ -66,10 +66,12 @@ func (f *Farm) plan(ctx context.Context, c *Call) error {
 	return f.wanted(ctx, c, builders)
 }
 
-// builders are so many places to build for every arch of some channels.
+// builders are so many places to build for every arch of some channels; with 0
+// those that there are, and their memory.
 func (f *Farm) builders(n int, channels []string) []sched.Builder {
+	var memory int64
 	if n == 0 {
-		n = f.Queue.Status().Workers
+		n, memory = f.Queue.Status().Workers, f.Queue.Memory()
 	}
 	var workers []graph.Worker
 	for _, channel := range channels {
@@ -77,7 +79,7 @@ func (f *Farm) builders(n int, channels []string) []sched.Builder {
 			workers = append(workers, graph.Worker{Host: a, Target: a, Cost: graph.DefaultCost})
 		}
 	}
-	return []sched.Builder{{Name: "here", Workers: workers, Slots: n}}
+	return []sched.Builder{{Name: "here", Workers: workers, Slots: n, Memory: memory}}
 }
 
 // plannedJSON is a build that is wanted, and when it is expected.
@@ -131,6 +133,7 @@ func (f *Farm) wanted(ctx context.Context, c *Call, slots int) error {
 		more, nodes := sched.FromGraph(p.g, in, func(n graph.Node, j *sched.Job) {
 			b := p.live[n]
 			j.Takes, j.Arrives = f.Queue.Expected(b.Package, b.Arch), afterRunning
+			j.Memory = f.Queue.MemoryOf(j.Memory)
 			if b.State == quarry.Running || b.State == quarry.Recording {
 				j.Takes, j.Arrives, j.Needs = max(j.Takes-now.Sub(b.Started), j.Takes/20), 0, nil
 			}
@@ -366,6 +369,7 @@ func (f *Farm) whole(ctx context.Context, channel string) ([]sched.Job, []graph.
 	status := g.Status(graph.StatusOptions{})
 	jobs, nodes := sched.FromGraph(g, func(n graph.Node) bool { return status.Of(n) != graph.Blocked }, func(n graph.Node, j *sched.Job) {
 		j.Takes = f.Queue.Expected(g.Release(n).Package, j.Arch)
+		j.Memory = f.Queue.MemoryOf(j.Memory)
 	})
 	return jobs, nodes, g, ctx.Err()
 }

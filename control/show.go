@@ -153,7 +153,7 @@ func (f *Farm) status(ctx context.Context, c *Call) error {
 	}
 	cycles := f.cycles()
 	for i, cycle := range cycles {
-		line := fmt.Sprintf("%s is in a cycle: %s, so that none can be built first: take out a dependency", cycle.Channel, cycle.Text)
+		line := fmt.Sprintf("%s is in a cycle: %s, so that none can be built first: take out a dependency, or declare one as bootstrap", cycle.Channel, cycle.Text)
 		if i == maxCycles {
 			line = fmt.Sprintf("and %s", human.Count(len(cycles)-i, "more cycle"))
 		}

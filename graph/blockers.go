@@ -108,7 +108,7 @@ func (s *naming) subjects(list []*subject, at map[string]*subject, t *topo, n No
 			})), len(nodes)-1)
 			s.knots[k] = name
 		}
-		add("cycle "+name, name, "they need each other: see quarry graph", false)
+		add("cycle "+name, name, "they need each other, and none is declared as bootstrap: see quarry graph", false)
 		return list
 	}
 	whole := false

@@ -321,8 +321,8 @@ func TestStatus(t *testing.T) {
 		"tool":   "blocked: needs gone: nobody has pushed it",
 		"failed": "blocked: its build failed",
 		"old":    "blocked: needs failed 1 x86_64: its build failed",
-		"loop":   "blocked: is in a cycle: loop -> pool -> loop; take out one of these dependencies",
-		"swim":   "blocked: needs pool 1 x86_64: is in a cycle: pool -> loop -> pool; take out one of these dependencies",
+		"loop":   "blocked: is in a cycle: loop -> pool -> loop; declare one of them as bootstrap, or break the cycle",
+		"swim":   "blocked: needs pool 1 x86_64: is in a cycle: pool -> loop -> pool; declare one of them as bootstrap, or break the cycle",
 	} {
 		n := at(t, g, pkg, "1", "x86_64")
 		got := s.Of(n).String()
@@ -337,7 +337,7 @@ func TestStatus(t *testing.T) {
 	for _, b := range s.Blockers(3) {
 		got = append(got, fmt.Sprintf("%s (%s) %d", b.Name, b.Why, b.Blocks))
 	}
-	if want := "gone (nobody has pushed it) 4; cycle of loop and 1 more (they need each other: see quarry graph) 1; failed 1 (its build failed) 1"; strings.Join(got, "; ") != want {
+	if want := "gone (nobody has pushed it) 4; cycle of loop and 1 more (they need each other, and none is declared as bootstrap: see quarry graph) 1; failed 1 (its build failed) 1"; strings.Join(got, "; ") != want {
 		t.Errorf("blockers: %s", strings.Join(got, "; "))
 	}
 	if s.Count(Ready) != 1 || len(s.List(Ready)) != 1 || s.Count(Done) != 1 || s.Count(Blocked) != 9 {

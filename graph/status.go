@@ -181,7 +181,7 @@ func (s *Status) Reasons(n Node) []Reason {
 	list := s.plainReasons(n)
 	if t.flags[n]&flagKnot != 0 {
 		list = append(list, Reason{Kind: InCycle, On: None, Text: fmt.Sprintf(
-			"is in a cycle: %s; take out one of these dependencies", g.knotText(t, n))})
+			"is in a cycle: %s; declare one of them as bootstrap, or break the cycle", g.knotText(t, n))})
 	}
 	seen := map[Node]bool{}
 	for _, d := range g.waitsFor(t, nil, n) {

@@ -23,3 +23,19 @@ func (q *Queue) Known(pkg string) bool {
 	defer q.durations.mu.Unlock()
 	return q.durations.est.Known(pkg)
 }
+
+// Memory is how many bytes all builds together may take; 0 for no bound.
+func (q *Queue) Memory() int64 { return q.opts.Memory }
+
+// MemoryOf is how much of that a build may take: what its recipe asks for, or its
+// share, so that those that ask for nothing never keep each other from running.
+// None takes more than the limit of a build.
+func (q *Queue) MemoryOf(asked int64) int64 {
+	if asked <= 0 {
+		asked = q.opts.Memory / int64(max(1, q.opts.Workers))
+	}
+	if limit := q.opts.BuildMemory; limit > 0 {
+		asked = min(asked, limit)
+	}
+	return asked
+}

@@ -152,19 +152,7 @@ func (o *owner) gate(now time.Time) *sched.Gate {
 	return sched.NewGate(o.q.opts.Memory, running, now)
 }
 
-// memory is how much a build may take: what its recipe asks for, or its share of
-// what builds have, so that those that ask for nothing never keep each other
-// from running. None takes more than the limit of a build.
-func (o *owner) memory(it *item) int64 {
-	asked := it.Traits[it.Arch].Memory
-	if asked <= 0 {
-		asked = o.q.opts.Memory / int64(max(1, o.q.opts.Workers))
-	}
-	if limit := o.q.opts.BuildMemory; limit > 0 {
-		asked = min(asked, limit)
-	}
-	return asked
-}
+func (o *owner) memory(it *item) int64 { return o.q.MemoryOf(it.Traits[it.Arch].Memory) }
 
 // rankEvery is the least time between two rankings; they also get at most a
 // twentieth of one processor.
