@@ -354,6 +354,14 @@ func (s *Store) configuredEnvs() []env {
 	return all
 }
 
+// liveEnvs are those of the configuration, and those besides that builds have used:
+// what is noarch or cross built runs on an arch that its channel need not have.
+func (s *Store) liveEnvs() []env {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	return s.pool.known()
+}
+
 func compareEnv(a, b env) int {
 	return cmp.Or(cmp.Compare(a.channel, b.channel), cmp.Compare(a.arch, b.arch))
 }

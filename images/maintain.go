@@ -39,7 +39,7 @@ func (s *Store) Maintain(ctx context.Context) error {
 func (s *Store) updateDue(ctx context.Context) time.Duration {
 	next := time.Now().Add(maintainEvery)
 	s.tidy(ctx) // what workspaces stood on until lately
-	for _, e := range s.configuredEnvs() {
+	for _, e := range s.liveEnvs() {
 		setup := s.channels[e.channel].Setup
 		if setup.Empty() || ctx.Err() != nil {
 			continue
@@ -78,7 +78,7 @@ func (s *Store) updateDue(ctx context.Context) time.Duration {
 
 // baseChanged is told when a ref names another base than before, or none.
 func (s *Store) baseChanged(ref string) {
-	for _, e := range s.configuredEnvs() {
+	for _, e := range s.liveEnvs() {
 		if s.channels[e.channel].Setup.Empty() && s.baseOf(e) == ref {
 			s.dropWarm(e.channel, e.arch)
 		}

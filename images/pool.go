@@ -105,6 +105,7 @@ func (p *pool) shelf(e env) *shelf {
 	if sh == nil && p.s.configured(e.channel) {
 		sh = &shelf{env: e, making: map[*effort]bool{}}
 		p.envs[e] = sh
+		p.s.inst.wake() // its instance may be an old one
 	}
 	return sh
 }

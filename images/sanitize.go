@@ -120,7 +120,7 @@ func (s *Store) scope(ctx context.Context, channel, arch string) ([]env, error) 
 	}
 	var envs []env
 	var missing error
-	for _, e := range s.configuredEnvs() {
+	for _, e := range s.liveEnvs() {
 		if !matching(channel, arch)(e) {
 			continue
 		}

@@ -395,6 +395,32 @@ func TestMaintain(t *testing.T) {
 	}
 }
 
+// An instance on an arch that the channel has not, as of what is noarch or cross
+// built, is looked after as the others are once a build has used it.
+func TestMaintainOtherArch(t *testing.T) {
+	t.Parallel()
+	conn := startPodman(t, podman.Config{})
+	channels := []images.Channel{{Name: "testing", Archs: []string{"sparc64"}, Setup: oneFile("1")}}
+	f, _ := maintained(t, conn, channels)
+	f.load(t, "first")
+	if got := inRoot(t, f.on(t, "testing"), "/etc/mark"); got != "first" {
+		t.Errorf("%q", got)
+	}
+	base := f.load(t, "second")
+	f.comes(t, "instance on the second base", "testing", func(in images.Instance) bool { return in.Base.Digest == base.Digest })
+	if got := inRoot(t, f.on(t, "testing"), "/etc/mark"); got != "second" {
+		t.Errorf("%q", got)
+	}
+	// Also one that an earlier daemon has left old.
+	channels[0].Setup = oneFile("2")
+	f, _ = maintained(t, conn, channels)
+	before := f.on(t, "testing").Instance
+	f.comes(t, "instance with the other setup", "testing", func(in images.Instance) bool { return in.Setup != before.Setup })
+	if rep, err := f.store.Sanitize(t.Context(), images.SanitizeOptions{}, nil); err != nil || len(rep.Instances) != 1 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}
+
 // One that is old is updated, though nobody asks.
 func TestMaintainAge(t *testing.T) {
 	t.Parallel()
