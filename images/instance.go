@@ -112,15 +112,25 @@ func (in *instances) wake() {
 	}
 }
 
-// close ends what is being made.
-func (in *instances) close() {
+// close ends what is being made, and waits for that until ctx ends.
+func (in *instances) close(ctx context.Context) error {
 	in.mu.Lock()
 	in.closed = true
 	for _, m := range in.making {
 		m.cancel()
 	}
 	in.mu.Unlock()
-	in.work.Wait()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		in.work.Wait()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("an instance is still being made: %w", ctx.Err())
+	}
 }
 
 // making is an instance being made, and those who wait for it.

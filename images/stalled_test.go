@@ -7,11 +7,13 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/testbase"
 )
@@ -55,5 +57,39 @@ func TestStalledStream(t *testing.T) {
 	}
 	if _, err := f.store.Load(t.Context(), testbase.Arch, fifo, nil); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("%v", err)
+	}
+}
+
+// A store whose podman does not answer any more ends all the same.
+func TestCloseStalled(t *testing.T) {
+	t.Parallel()
+	f, _ := setupFarm(t, images.Setup{Update: []string{"echo it runs; sleep 1000"}})
+	runs, updated := make(chan bool), make(chan error, 1)
+	go func() {
+		once := sync.OnceFunc(func() { close(runs) })
+		_, err := f.store.Update(context.Background(), "testing", testbase.Arch, true, func(p images.Progress) {
+			if p.Line == "it runs" {
+				once()
+			}
+		})
+		updated <- err
+	}()
+	<-runs
+	resume := f.stall(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	closed := make(chan error, 1)
+	go func() { closed <- f.store.Close(ctx) }()
+	select {
+	case err := <-closed:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it waits for podman")
+	}
+	resume()
+	if err := <-updated; err == nil {
+		t.Error("it was updated")
 	}
 }

@@ -334,9 +334,10 @@ func (s *Store) Drain(ctx context.Context) error {
 }
 
 // Close closes the workspaces that are still open, those that are ready
-// included, all at once, and waits for their removal.
+// included, all at once, ends what is being made, and waits for all of that to be
+// removed, until ctx ends.
 func (s *Store) Close(ctx context.Context) error {
-	s.inst.close()
+	making := s.inst.close(ctx)
 	s.pool.shut(ctx)
 	s.mu.Lock()
 	errs := make(chan error, len(s.open))
@@ -345,7 +346,7 @@ func (s *Store) Close(ctx context.Context) error {
 		go func() { errs <- w.Close(ctx) }()
 	}
 	s.mu.Unlock()
-	var all []error
+	all := []error{making}
 	for range n {
 		all = append(all, <-errs)
 	}
