@@ -210,6 +210,7 @@ func TestRebuildTakenBack(t *testing.T) {
 		{"under way", stale, known(nonce, quarry.Queued), 0, 0},
 		{"another one under way", stale, known("bob", quarry.Running), 0, 0},
 		{"done, and the view is older", stale, known(nonce, quarry.Succeeded), 0, 0},
+		{"built for somebody, and the view is older", stale, known("bob", quarry.Succeeded), 0, 0},
 		{"cancelled", stale, known(nonce, quarry.Cancelled), 0, 0},
 		{"another change was cancelled", stale, known(rebuildNonce+"dd", quarry.Cancelled), 1, 0},
 		{"taken back", table{"x86_64": recorded}, known(nonce, quarry.Queued), 0, 1},
