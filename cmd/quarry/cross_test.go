@@ -61,6 +61,7 @@ func TestCross(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
+	defer s.stop(syscall.SIGTERM)
 	dirs := crossPackages(t)
 	if err := s.push(dirs["libdial"], "libdial", "1.0"); err != nil {
 		t.Fatal(err)
@@ -78,14 +79,8 @@ func TestCross(t *testing.T) {
 	if !strings.Contains(lacks, "-linux-gnu-gcc") {
 		t.Errorf("it pauses for %s", lacks)
 	}
-	s.stop(syscall.SIGTERM)
-
-	s.image = testbase.CrossImageStore(t)
-	s.writeConfig(t, fmt.Sprintf("[build]\nworkers_for = ['%s:%s', '%s:%s:50']\n[channel.testing]\narchs = [%q, %q]\n", host, host, host, foreign, host, foreign))
-	if err := s.start(); err != nil {
-		t.Fatal(err)
-	}
-	defer s.stop(syscall.SIGTERM)
+	// A base that has it is loaded, and builds go on by themselves.
+	s.quarry(t, "images", "load", host, testbase.CrossTarball(t))
 	for _, pkg := range []string{"reading", "inscribe", "native"} {
 		if err := s.push(dirs[pkg], pkg, "1.0"); err != nil {
 			t.Fatal(err)

@@ -7,8 +7,20 @@ import (
 	"github.com/Morphux/quarry/internal/podman"
 )
 
+var crossTarballOnce = sync.OnceValues(crossTarball)
+
+// CrossTarball is [Tarball] for a base with a cross compiler for [Foreign].
+func CrossTarball(t testing.TB) string {
+	t.Helper()
+	path, err := crossTarballOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 var crossOnce = sync.OnceValues(func() (string, error) {
-	tar, err := crossTarball()
+	tar, err := crossTarballOnce()
 	if err != nil {
 		return "", err
 	}
