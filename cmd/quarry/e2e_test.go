@@ -119,7 +119,7 @@ func (s *server) start() error {
 	if err := s.cmd.Start(); err != nil {
 		return err
 	}
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(5 * time.Minute)
 	for time.Now().Before(deadline) {
 		if out, _, err := s.run("", s.bin, "-c", s.config, "status"); err == nil && strings.HasPrefix(out, "quarry ") {
 			if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port)); err == nil {
@@ -154,12 +154,12 @@ func (s *server) stop(sig syscall.Signal) error {
 	var err error
 	select {
 	case err = <-done:
-	case <-time.After(60 * time.Second):
+	case <-time.After(3 * time.Minute):
 		s.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines go to the log
 		time.Sleep(time.Second)
 		s.cmd.Process.Kill()
 		<-done
-		err = fmt.Errorf("the daemon did not stop within a minute:\n%s", s.logText())
+		err = fmt.Errorf("the daemon did not stop within three minutes:\n%s", s.logText())
 	}
 	s.cmd = nil
 	s.log.Close()
@@ -308,7 +308,7 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	s := scriptServer(ts)
 	var out, errOut string
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		name := args[1]
 		if name == "quarry" { // on the scripts' PATH, not on this process's
 			name = s.bin

@@ -189,7 +189,7 @@ func TestKill(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range s.settle(t, 2*time.Minute).Ended {
+	for _, b := range s.settle(t, 5*time.Minute).Ended {
 		if b.State != quarry.Succeeded && b.State != quarry.Obsolete {
 			t.Errorf("%s ended as %s: %s", b, b.State, b.Reason)
 		}
@@ -242,7 +242,7 @@ func TestKillAtStates(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
-	s.settle(t, time.Minute)
+	s.settle(t, 5*time.Minute)
 	s.checkResults(t, config.HostArch())
 	if err := s.stop(syscall.SIGTERM); err != nil {
 		t.Error(err)
@@ -274,7 +274,7 @@ func TestWipedQueue(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
-	st := s.settle(t, time.Minute)
+	st := s.settle(t, 5*time.Minute)
 	for _, b := range st.Ended {
 		if b.Packager.User != "alice" {
 			t.Errorf("%s has lost its packager: %+v", b, b.Packager)
@@ -310,7 +310,7 @@ func TestStopPutsBack(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
-	s.settle(t, time.Minute)
+	s.settle(t, 5*time.Minute)
 	s.checkResults(t, config.HostArch())
 	if err := s.stop(syscall.SIGTERM); err != nil {
 		t.Error(err)
@@ -320,7 +320,7 @@ func TestStopPutsBack(t *testing.T) {
 func waitFor(t testing.TB, s *server, what string, ok func(statusOut) bool) {
 	t.Helper()
 	var st statusOut
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if st = s.status(t); ok(st) {
 			return
 		}
@@ -357,7 +357,7 @@ func TestPodmanKilled(t *testing.T) {
 	if killed == 0 {
 		t.Fatal("no podman service was found to kill")
 	}
-	st := s.settle(t, 2*time.Minute)
+	st := s.settle(t, 5*time.Minute)
 	if len(st.Ended) != 1 || st.Ended[0].State != quarry.Succeeded {
 		t.Errorf("ended as %+v\n%s", st.Ended, s.logText())
 	}
@@ -399,7 +399,7 @@ func TestPushers(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	st := s.settle(t, 3*time.Minute)
+	st := s.settle(t, 5*time.Minute)
 	if len(st.Ended) != 20 {
 		t.Errorf("%d builds ended, want 20", len(st.Ended))
 	}
@@ -428,7 +428,7 @@ func TestPushedAnew(t *testing.T) {
 	if err := s.push(dir, "anew", "1"); err != nil {
 		t.Fatal(err)
 	}
-	st := s.settle(t, time.Minute)
+	st := s.settle(t, 5*time.Minute)
 	states := map[int64]quarry.State{}
 	for _, b := range st.Ended {
 		states[b.Number] = b.State
@@ -462,7 +462,7 @@ func TestThereAndBack(t *testing.T) {
 	bad := strings.TrimSpace(testpkg.Git(t, dir, "rev-parse", "HEAD"))
 	for _, commit := range []string{good, bad, good} {
 		s.must(t, "git", "-C", dir, "push", "-q", "--force", s.url("swing"), commit+":refs/heads/swing-1")
-		s.settle(t, time.Minute)
+		s.settle(t, 5*time.Minute)
 	}
 	time.Sleep(3 * time.Second) // replanned a few times
 	if got := s.subjects(t); len(got) != 3 || !strings.Contains(got[0], "succeeded") || !strings.Contains(got[1], "failed") {
@@ -504,7 +504,7 @@ func TestDiskFull(t *testing.T) {
 	if err := s.push(first, "full0", "1"); err != nil {
 		t.Fatal(err)
 	}
-	s.settle(t, time.Minute)
+	s.settle(t, 5*time.Minute)
 
 	filler := s.state("filler")
 	fill := func(leave int64) {
@@ -549,7 +549,7 @@ func TestDiskFull(t *testing.T) {
 		t.Error(err)
 	}
 	s.quarry(t, "replan") // what was pushed while nothing could be noted
-	st := s.settle(t, 2*time.Minute)
+	st := s.settle(t, 5*time.Minute)
 	if len(st.Queue.Paused) != 0 {
 		t.Errorf("still paused: %+v", st.Queue.Paused)
 	}
@@ -577,7 +577,7 @@ func TestTwoArchs(t *testing.T) {
 		return len(st.Queue.Paused) == 1 && strings.Contains(st.Queue.Paused[0].Reason, second)
 	})
 	s.quarry(t, "images", "load", second, tarball)
-	if st := s.settle(t, 2*time.Minute); len(st.Ended) != 4 {
+	if st := s.settle(t, 5*time.Minute); len(st.Ended) != 4 {
 		t.Errorf("%d builds ended, want 4", len(st.Ended))
 	}
 	s.checkResults(t, config.HostArch(), second)

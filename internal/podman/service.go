@@ -329,7 +329,7 @@ func (s *setup) hostPath(path string) string {
 // waitForDead kills what may still run of an earlier service's containers and
 // waits until it is gone.
 func (s *setup) waitForDead(ctx context.Context) error {
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		alive := 0
 		for _, point := range s.cgroups.Points() {
@@ -498,7 +498,7 @@ func (c *Conn) takeLock(ctx context.Context) error {
 		return fmt.Errorf("podman's folder cannot be locked: %w", err)
 	}
 	c.lock = f
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
