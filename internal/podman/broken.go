@@ -2,9 +2,12 @@ package podman
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/Morphux/quarry/internal/podman/deltree"
 )
@@ -26,6 +29,17 @@ func brokenNotes(root string) error {
 	return errors.Join(errs...)
 }
 
+// lost reports whether an error of reading the lists is about what stands there.
+// What this process lacks, as rights, open files or memory, says nothing of it.
+func lost(err error) bool {
+	for _, own := range []error{unix.EACCES, unix.EPERM, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINTR} {
+		if errors.Is(err, own) {
+			return false
+		}
+	}
+	return true
+}
+
 // dropBroken removes a storage that podman could not read.
 func (c *Conn) dropBroken(root string) error {
 	// Of a start that was killed while it tried without.
@@ -35,6 +49,9 @@ func (c *Conn) dropBroken(root string) error {
 	err := brokenNotes(root)
 	if err == nil {
 		return nil
+	}
+	if !lost(err) {
+		return fmt.Errorf("podman's storage cannot be read: %w", err)
 	}
 	c.log.Error(begunAnew, "error", err)
 	deltree.Clear(root)
