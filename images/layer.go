@@ -3,6 +3,7 @@ package images
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -27,9 +28,23 @@ import (
 // ids by mounting, as it does on new kernels, it stores the host's ids of the
 // user namespace, which the next container shows as nobody's.
 type layer struct {
-	upper    string // the container's writable folder on the host; its processes have ended
-	uid, gid int    // host ids that stand for 0 inside
-	count    int    // of ids
+	upper    string          // the container's writable folder on the host; its processes have ended
+	uid, gid int             // host ids that stand for 0 inside
+	count    int             // of ids
+	ctx      context.Context // ends the reading; a file may seem to have exabytes
+}
+
+// until reads until ctx ends.
+type until struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u until) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
 }
 
 // left are the places whose content is no part of a layer: what is mounted
@@ -132,6 +147,9 @@ func (l layer) entry(tw *tar.Writer, content io.Writer, p, name string, links ma
 	if kind == unix.S_IFSOCK {
 		return nil // of a process that is gone
 	}
+	if strings.HasPrefix(path.Base(name), ".wh.") {
+		return fmt.Errorf("%s has a name that stands for a deleted file in images: the update must not leave it", oneWord(name))
+	}
 	opaque, err := l.attributes(p, h)
 	if err != nil {
 		return err
@@ -175,7 +193,7 @@ func (l layer) entry(tw *tar.Writer, content io.Writer, p, name string, links ma
 	sum := sha256.New()
 	if content != io.Discard {
 		// Of the content too the digest comes before it: read once more.
-		if _, err := io.Copy(sum, f); err != nil {
+		if _, err := io.Copy(sum, until{l.ctx, f}); err != nil {
 			return err
 		}
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -185,7 +203,7 @@ func (l layer) entry(tw *tar.Writer, content io.Writer, p, name string, links ma
 	if err := put(h, sum.Sum(nil)); err != nil {
 		return err
 	}
-	_, err = io.Copy(tw, f)
+	_, err = io.Copy(tw, until{l.ctx, f})
 	return err
 }
 

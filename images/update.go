@@ -136,7 +136,7 @@ func (s *Store) setUp(ctx context.Context, e env, base Base, emulation string, o
 		return record{}, err
 	}
 	out.step("saving")
-	l := layer{upper: c.upper, uid: s.opts.UIDBase, gid: s.opts.UIDBase, count: s.opts.UIDCount}
+	l := layer{upper: c.upper, uid: s.opts.UIDBase, gid: s.opts.UIDBase, count: s.opts.UIDCount, ctx: ctx}
 	sum, err := l.sum()
 	if err != nil {
 		return record{}, err
