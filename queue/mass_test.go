@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -336,6 +337,14 @@ func TestMassBegunBefore(t *testing.T) {
 	w := newABIWorld(t)
 	w.push("lib", "1", "a", x)
 	w.push("app", "1", "a", x, "lib")
+	var slow atomic.Bool // the planner
+	plan := make(chan struct{})
+	w.tick = func(where string) error {
+		if where == "releases" && slow.Load() {
+			<-plan
+		}
+		return nil
+	}
 	q := start(t, w.options(folder(t)))
 	q.settle()
 	letGo := w.hold(func(b quarry.Build) bool { return b.Package == "lib" && b.Attempt == 1 })
@@ -343,15 +352,7 @@ func TestMassBegunBefore(t *testing.T) {
 	q.until("lib runs", func() bool { return len(q.List(Filter{States: []quarry.State{quarry.Running}})) == 1 })
 	second := q.mass(Campaign{})
 	n := len(w.since(0))
-	plan := make(chan struct{})
-	w.mu.Lock()
-	w.tick = func(where string) error {
-		if where == "releases" {
-			<-plan
-		}
-		return nil
-	}
-	w.mu.Unlock()
+	slow.Store(true)
 	letGo()
 	q.until("the first lib", func() bool { return len(w.since(n)) > 0 })
 	// Nothing may begin now. Whether it would can only be waited for.
