@@ -89,17 +89,29 @@ func (f *Farm) imagesList(ctx context.Context, c *Call) error {
 	fmt.Fprintln(c.Out)
 	t = human.Table{Head: []string{"ENVIRONMENT", "RUNS", "BASE", "INSTANCE", "UPDATED", "READY", "BUSY", "NOTE"}, Color: c.Term.Color}
 	for _, e := range all.Environments {
-		note := e.Paused
-		if e.Instance != nil && e.Instance.Trouble != "" {
-			note = e.Instance.Trouble
-		}
+		note, colour := noteOf(e)
 		if w := c.Term.Width; w > 0 {
 			note = shorten(note, max(20, w-90))
 		}
-		t.Row(e.Name, e.Runs, baseName(e), instanceName(e), updated(e, now), fmt.Sprintf("%d/%d", e.Warm, e.Target), e.Busy, human.Cell(note, human.Yellow))
+		t.Row(e.Name, e.Runs, baseName(e), instanceName(e), updated(e, now), fmt.Sprintf("%d/%d", e.Warm, e.Target), e.Busy, human.Cell(note, colour))
 	}
 	_, err = t.WriteTo(c.Out)
 	return err
+}
+
+// noteOf says what is in an environment's way, else what was last said of it.
+func noteOf(e environmentJSON) (string, human.Colour) {
+	switch {
+	case e.Instance != nil && e.Instance.Trouble != "":
+		return e.Instance.Trouble, human.Yellow
+	case e.Paused != "":
+		return e.Paused, human.Yellow
+	case e.Started:
+		return "started", human.Dim
+	case e.Stopped:
+		return "stopped", human.Dim
+	}
+	return "", human.Yellow
 }
 
 func baseName(e environmentJSON) string {

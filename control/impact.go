@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -215,7 +216,7 @@ func (ch *change) work() {
 		}
 	}
 	out.Builds = len(ch.im.Builds)
-	for _, a := range append(g.Archs(), quarry.Noarch) {
+	for _, a := range slices.Sorted(maps.Keys(archs)) {
 		if archs[a] > 0 {
 			out.Archs = append(out.Archs, hooks.ArchBuilds{Arch: a, Builds: archs[a]})
 		}

@@ -189,6 +189,9 @@ func printMass(w io.Writer, m massRebuild, color bool) error {
 		fmt.Fprintln(w, "reason: "+human.Safe(m.Reason, false))
 	}
 	r := m.Report
+	if m.Cancelled != "" {
+		fmt.Fprint(w, "by then ") // what was under way is not followed any more
+	}
 	fmt.Fprintf(w, "%d of %d built: %d succeeded, %d failed", r.Succeeded+r.Failed, r.Total, r.Succeeded, r.Failed)
 	for _, part := range []struct {
 		n    int

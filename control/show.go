@@ -195,8 +195,11 @@ func table(c *Call, builds []quarry.Build, now time.Time) error {
 			took = human.Duration(end.Sub(b.Started))
 		}
 		why := b.Reason
-		if b.State == quarry.Running {
+		switch {
+		case b.State == quarry.Running:
 			why = b.Step
+		case why == "":
+			why = b.Why // of a success: what it was built again for
 		}
 		if w := c.Term.Width; w > 0 {
 			why = shorten(why, max(20, w-80))
@@ -266,7 +269,11 @@ func (f *Farm) one(c *Call, b quarry.Build) error {
 	if on := b.Environment().Cross; on != "" {
 		row("cross built", "on "+on)
 	}
+	if b.Why != b.Reason {
+		row("why", b.Why)
+	}
 	row("needs", strings.Join(b.Needs, ", "))
+	row("without", strings.Join(b.Without, ", "))
 	if g, err := f.Queue.Graph(b.Channel); err == nil && b.State == quarry.Waiting {
 		if cycle, ok := g.CycleThrough(b.Package); ok {
 			row("in a cycle", cycleText(g, cycle))

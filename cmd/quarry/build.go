@@ -337,7 +337,13 @@ func printOutcome(w io.Writer, o *quarry.Outcome, rec *results.Record, color boo
 	if o.Facts == nil {
 		return nil
 	}
-	fmt.Fprintf(w, "\nFiles (%d, %s)\n", len(o.Facts.Files), human.Size(o.Facts.Size))
+	folders := 0
+	for _, f := range o.Facts.Files {
+		if f.Kind == quarry.KindDir {
+			folders++
+		}
+	}
+	fmt.Fprintf(w, "\nFiles (%d in %s, %s)\n", len(o.Facts.Files)-folders, human.Count(folders, "folder"), human.Size(o.Facts.Size))
 	t := human.Table{Head: []string{"  MODE", "CLASS", "SIZE", "PATH", ""}, Color: color}
 	for _, f := range o.Facts.Files {
 		if f.Kind == quarry.KindDir {
