@@ -282,6 +282,9 @@ func mend(err error) string {
 		"[]string": `a list such as ["x86_64"]`, "config.Channel": "a table such as [channel.testing]",
 		"config.Setup": "a table such as [channel.testing.setup]", "map[string]string": `a table such as { "/etc/apt/sources.list" = "testing.list" }`,
 		"bool": "true or false"}[m[2]]
+	if want == "" && (strings.HasPrefix(m[2], "config.") || strings.HasPrefix(m[2], "map[")) {
+		want = "a table such as [limits]"
+	}
 	if want == "" {
 		return s
 	}
@@ -294,6 +297,9 @@ func (c *Config) check() error {
 	}
 	if c.Channels == nil {
 		c.Channels = map[string]*Channel{c.DefaultChannel: {}}
+	}
+	if err := c.checkUnits(); err != nil {
+		return err
 	}
 	if err := c.checkChannels(); err != nil {
 		return err

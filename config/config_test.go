@@ -20,6 +20,8 @@ silence = "90s"
 keep = "30d"
 [channel.testing]
 archs = ["x86_64", "aarch64"]
+[push]
+confirm_time = 0
 [channel.stable]
 `), "q.toml")
 	if err != nil {
@@ -53,6 +55,11 @@ func TestParseRefuses(t *testing.T) {
 		{"negative size", "[limits]\nmemory='-1G'\n", "size"},
 		{"overflowing size", "[limits]\nmemory='99999999999T'\n", "size"},
 		{"bad duration", "[limits]\nstep='soon'\n", `duration "soon"`},
+		{"duration without a unit", "state='x'\n[limits]\nstep=3600\n", `q.toml:3: key "limits.step": 3600 has no unit`},
+		{"duration without a unit, of a channel", "[channel.testing.setup]\nmax_age=24\n", `q.toml:2: key "channel.testing.setup.max_age": 24 has no unit`},
+		{"bytes below 0", "[logs]\nmax=-1\n", `q.toml:2: key "logs.max": -1 is less than 0`},
+		{"number for a table", "limits=3\n", `key "limits": integer is given, and it takes a table`},
+		{"number for the channels", "channel=3\n", `key "channel": integer is given, and it takes a table`},
 		{"channel name", "[channel.'-x']\n", "channel"},
 		{"arch", "[channel.testing]\narchs=['x/y']\n", "architecture"},
 		{"default channel", "default_channel='stable'\n[channel.testing]\n", "default_channel"},
