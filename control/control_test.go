@@ -281,6 +281,11 @@ func TestSocket(t *testing.T) {
 		t.Errorf("pushed: exit %d, %v, %q", code, err, out.String())
 	}
 
+	out.Reset()
+	if code, err = client.Call(ctx, []string{"pushed", "--", "nothing"}, Terminal{}, &out, &errOut); err != nil || code != ExitOK || out.String() != `{"builds":[],"declined":[]}`+"\n" {
+		t.Errorf("pushed, and nothing is there: exit %d, %v, %q %q", code, err, out.String(), errOut.String())
+	}
+
 	// Garbage, nothing, and a caller that hangs up cost an answer or nothing.
 	for _, garbage := range []string{"\n", "{}\n", "{\"args\":7}\n", "\x00\xff\n", strings.Repeat("x", maxRequest+10), ""} {
 		c, err := net.Dial("unix", path)

@@ -528,7 +528,7 @@ func (f *Farm) pushed(ctx context.Context, c *Call) error {
 	if err != nil && !errors.As(err, new(queue.Problem)) {
 		return err
 	}
-	if err := json.NewEncoder(c.Out).Encode(Pushed{builds, f.Queue.Declined(c.Args[0])}); err != nil {
+	if err := json.NewEncoder(c.Out).Encode(Pushed{nonNil(builds), append([]quarry.Declined{}, f.Queue.Declined(c.Args[0])...)}); err != nil {
 		return err
 	}
 	var told []error
