@@ -70,11 +70,13 @@ type ToolchainError struct {
 
 func (e *ToolchainError) Error() string {
 	why := e.Why
-	if len(e.Missing) > 0 {
-		why = strings.Join(e.Missing, ", ") + " not found"
-		if len(e.Missing) > 1 {
-			why = strings.Join(e.Missing, ", ") + " are not found"
-		}
+	switch n := len(e.Missing); {
+	case n == 1:
+		why = e.Missing[0] + " not found"
+	case n > 4: // all of them, as a rule: status has this in a table
+		why = fmt.Sprintf("%s and %d more are not found", strings.Join(e.Missing[:3], ", "), n-3)
+	case n > 1:
+		why = strings.Join(e.Missing, ", ") + " are not found"
 	}
 	debian := strings.ReplaceAll(Triplet(e.Arch), "_", "-")
 	return fmt.Sprintf("%s has no cross toolchain for %s: %s: have the base or the channel's setup install one (on Debian gcc-%s, g++-%s and libc6-dev-%s-cross), or name it in build.triplets",

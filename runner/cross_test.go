@@ -202,7 +202,7 @@ func TestCross(t *testing.T) {
 		}
 	})
 	for name, tt := range map[string]struct{ triplet, why string }{
-		"no toolchain":        {"none-linux-gnu", "none-linux-gnu-gcc, none-linux-gnu-ar, none-linux-gnu-as, "},
+		"no toolchain":        {"none-linux-gnu", "none-linux-gnu-gcc, none-linux-gnu-ar, none-linux-gnu-as and 7 more are not found: "},
 		"of another arch":     {"wrong-linux-gnu", "wrong-linux-gnu-gcc makes programs for another arch: "},
 		"without a C library": {"bare-linux-gnu", "bare-linux-gnu-gcc cannot build a program: fatal: stdio.h is not there: "},
 	} {
