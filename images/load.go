@@ -38,7 +38,7 @@ func (s *Store) Load(ctx context.Context, ref, file string, progress func(Progre
 	}
 	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe's opening would wait for its writer
 	if err != nil {
-		return Base{}, fmt.Errorf("base cannot be opened: %w", err)
+		return Base{}, fmt.Errorf("file %s cannot be opened: %w: name a tarball or an image archive", file, errors.Unwrap(err))
 	}
 	defer f.Close()
 	st, err := f.Stat()
