@@ -55,11 +55,11 @@ consents. Without a terminal and without --yes it only says what it would do.`,
 				report = nil
 			}
 			all := doctor.Run(cmd.Context(), o, report)
-			if len(all) == 0 && cmd.Context().Err() == nil {
-				return &flagError{fmt.Errorf("no check is called %s: quarry doctor shows their names", strings.Join(args, " or "))}
-			}
 			if err := cmd.Context().Err(); err != nil {
 				return err
+			}
+			if none := doctor.Unknown(args, all); len(none) > 0 {
+				return &flagError{fmt.Errorf("no check is called %s: quarry doctor shows their names", strings.Join(none, " or "))}
 			}
 			if asJSON {
 				if err := human.JSON(out, all); err != nil {
@@ -184,12 +184,12 @@ func printVerdict(w io.Writer, all []doctor.Finding, term control.Terminal) {
 	for _, f := range all {
 		count[f.Status]++
 	}
-	text, colour := fmt.Sprintf("Everything is well (%d checks).", len(all)), human.Green
+	text, colour := fmt.Sprintf("Everything is well (%s).", human.Count(len(all), "check")), human.Green
 	switch {
 	case count[doctor.Fail] > 0:
-		text, colour = fmt.Sprintf("%d of %d checks failed. What follows -> cures them.", count[doctor.Fail], len(all)), human.Red
+		text, colour = fmt.Sprintf("%d of %s failed. What follows -> cures them.", count[doctor.Fail], human.Count(len(all), "check")), human.Red
 	case count[doctor.Warn] > 0:
-		text, colour = fmt.Sprintf("Quarry works here; %d of %d checks would like something else.", count[doctor.Warn], len(all)), human.Yellow
+		text, colour = fmt.Sprintf("Quarry works here; %d of %s would like something else.", count[doctor.Warn], human.Count(len(all), "check")), human.Yellow
 	}
 	fmt.Fprintf(w, "\n%s\n", human.Paint(text, colour, term.Color))
 }

@@ -178,13 +178,31 @@ func (b *bench) build(ctx context.Context, o *Options) Finding {
 	return ok("%s; a clean container made for %s", detail, strings.Join(done, ", "))
 }
 
+// ofSystems reports whether a name is that of a check that troubles makes, be
+// there such trouble or not.
+func ofSystems(name string) bool {
+	first, _, _ := strings.Cut(name, " ")
+	return slices.Contains([]string{"systems", "base", "instance", "ready"}, first)
+}
+
+// Unknown are those of some names of checks that nothing was found under,
+// because there is no such check: all of them when nothing was found at all. An
+// arch that the farm does not have is one all the same, as ever.
+func Unknown(only []string, found []Finding) (none []string) {
+	if len(found) == 0 {
+		return only
+	}
+	for _, name := range only {
+		if !ofSystems(name) && !strings.HasPrefix(name, "arch ") && !slices.ContainsFunc(found, func(f Finding) bool { return f.Name == name }) {
+			none = append(none, name)
+		}
+	}
+	return none
+}
+
 // troubles are what the farm knows to be wrong with its bases and instances.
 func troubles(ctx context.Context, o *Options) []check {
-	asked := func(name string) bool {
-		first, _, _ := strings.Cut(name, " ")
-		return slices.Contains([]string{"systems", "base", "instance", "ready"}, first)
-	}
-	if o.Troubles == nil || ctx.Err() != nil || len(o.Only) > 0 && !slices.ContainsFunc(o.Only, asked) {
+	if o.Troubles == nil || ctx.Err() != nil || len(o.Only) > 0 && !slices.ContainsFunc(o.Only, ofSystems) {
 		return nil
 	}
 	list, err := o.Troubles(ctx)

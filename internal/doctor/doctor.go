@@ -122,9 +122,11 @@ func Run(ctx context.Context, o Options, report func(Finding)) []Finding {
 	}
 	do(check{"build", b.build})
 	b.close(ctx) // who tells of troubles may start a service too
-	for _, t := range troubles(ctx, &o) {
-		do(t)
+	ts := troubles(ctx, &o)
+	if slices.Contains(o.Only, "systems") || len(ts) == 1 && ts[0].name == "systems" {
+		o.Only = nil // that is all of them; and where none is in trouble, whatever was named
 	}
+	do(ts...)
 	return all
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -287,6 +288,18 @@ func TestTroubles(t *testing.T) {
 	if f := find(t, all, "base i686"); f.Status != doctor.Fail || f.Detail != "gone" {
 		t.Errorf("%+v", f)
 	}
+	if none := doctor.Unknown([]string{"base i686", "instance gone/x86_64", "nonsense"}, all); !slices.Equal(none, []string{"nonsense"}) {
+		t.Errorf("unknown are %q", none)
+	}
+	o.Only = []string{"systems"} // all that is in trouble
+	if all := doctor.Run(t.Context(), o, nil); len(all) != 2 {
+		t.Errorf("systems: %+v", all)
+	}
+	o.Only = []string{"base i686"}
+	if all := doctor.Run(t.Context(), o, nil); len(all) != 1 || all[0].Name != "base i686" {
+		t.Errorf("base i686: %+v", all)
+	}
+	o.Only = []string{"systems"}
 	o.Troubles = func(context.Context) ([]doctor.Trouble, error) { return nil, errors.New("no answer") }
 	if f := find(t, doctor.Run(t.Context(), o, nil), "systems"); f.Status != doctor.Warn || !strings.Contains(f.Detail, "no answer") {
 		t.Errorf("%+v", f)
