@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -39,6 +40,28 @@ type Release struct {
 	// Crossed is the same for cross builds, where that differs. It is for who
 	// decides how each arch is built (graph.Assign), and then in Traits.
 	Crossed map[string]Traits `json:"crossed,omitempty"`
+
+	// Group is the group that the release was pushed to land with; "" for none, and
+	// when it has landed. Stage is the submission of the group that it is built for,
+	// "" while the group is held.
+	Group string `json:"group,omitempty"`
+	Stage string `json:"stage,omitempty"`
+}
+
+// View names the records that the release is built against: those of its channel
+// or, when it is built with its group, these with the group's own over them, as
+// testing@gnome-49.
+func (r Release) View() string {
+	if r.Stage == "" {
+		return r.Channel
+	}
+	return r.Channel + "@" + r.Group
+}
+
+// ParseView takes a view apart; group is "" for a channel's own.
+func ParseView(view string) (channel, group string) {
+	channel, group, _ = strings.Cut(view, "@")
+	return channel, group
 }
 
 // BuildNeeds is all of an arch that the release needs to be built for it, as
@@ -83,6 +106,8 @@ func (r Release) Declined(arch string) string {
 		return "broken: " + t.Broken
 	case t.NoWorker != "":
 		return t.NoWorker
+	case t.Held != "":
+		return t.Held
 	}
 	return ""
 }
@@ -104,11 +129,14 @@ type Traits struct {
 	Cross string `json:"cross,omitempty"`
 	// NoWorker tells why none of the farm's workers can build it; "" when one can.
 	NoWorker string `json:"no_worker,omitempty"`
+	// Held tells what the release waits for that is not a build: its group is to be
+	// submitted first. The queue says so.
+	Held string `json:"held,omitempty"`
 }
 
 // IsZero reports whether nothing is said.
 func (t Traits) IsZero() bool {
-	return t.Broken == "" && t.Restricted == "" && !t.NoCross && !t.Bootstrap && t.Memory == 0 && t.Cross == "" && t.NoWorker == "" &&
+	return t.Broken == "" && t.Restricted == "" && !t.NoCross && !t.Bootstrap && t.Memory == 0 && t.Cross == "" && t.NoWorker == "" && t.Held == "" &&
 		len(t.Needs)+len(t.HostNeeds)+len(t.TargetNeeds) == 0
 }
 

@@ -45,6 +45,9 @@ var (
 	channelGrammar = grammar{"channel", MaxArch, lower,
 		func(c byte) bool { return lower(c) || digit(c) || c == '-' },
 		"use lower-case ASCII letters, digits and -, beginning with a letter"}
+	groupGrammar = grammar{"group", MaxArch, lower,
+		func(c byte) bool { return lower(c) || digit(c) || c == '-' },
+		"use lower-case ASCII letters, digits and -, beginning with a letter"}
 	userGrammar = grammar{"user name", MaxName, alnum,
 		func(c byte) bool { return alnum(c) || strings.IndexByte("-._", c) >= 0 },
 		"use ASCII letters, digits and - . _, beginning with a letter or digit"}
@@ -99,6 +102,9 @@ func CheckArch(s string) error { return archGrammar.check(s) }
 
 // CheckChannel reports whether s can name a channel.
 func CheckChannel(s string) error { return channelGrammar.check(s) }
+
+// CheckGroup reports whether s can name a group of releases that land together.
+func CheckGroup(s string) error { return groupGrammar.check(s) }
 
 // CheckUser reports whether s can name a person with keys; it is also the name
 // of their key file.

@@ -170,6 +170,7 @@ type options struct {
 	follow  bool
 	confirm bool // however much it causes
 	channel string
+	group   string // to land with
 }
 
 // readOptions reads git push -o. Wrong ones are refused, unknown ones warned
@@ -195,8 +196,13 @@ func (e Env) readOptions() (o options, warnings []string, err error) {
 				return o, warnings, fmt.Errorf("push option channel: there is no channel %s: there is %s", value, strings.Join(names, ", "))
 			}
 			o.channel = value
+		case key == "group" && has:
+			if err := quarry.CheckGroup(value); err != nil {
+				return o, warnings, fmt.Errorf("push option group: %w", err)
+			}
+			o.group = value
 		default:
-			warnings = append(warnings, fmt.Sprintf("push option %.60q means nothing here: -o follow, -o confirm and -o channel=NAME do", opt))
+			warnings = append(warnings, fmt.Sprintf("push option %.60q means nothing here: -o follow, -o confirm, -o channel=NAME and -o group=NAME do", opt))
 		}
 	}
 	return o, warnings, nil

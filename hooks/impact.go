@@ -27,6 +27,7 @@ const (
 type Proposal struct {
 	Package  string     `json:"package"`
 	Channel  string     `json:"channel,omitempty"` // "": the daemon's default one
+	Group    string     `json:"group,omitempty"`   // that the releases are to land with
 	Releases []Proposed `json:"releases,omitempty"`
 	Gone     []string   `json:"gone,omitempty"` // versions whose branches are deleted
 }
@@ -44,6 +45,8 @@ type Impact struct {
 	// Confirm says what about the push is so large that it is only taken with
 	// -o confirm; "" when nothing is.
 	Confirm string `json:"confirm,omitempty"`
+	// Refuse says why the push must not be taken; "" when it may.
+	Refuse string `json:"refuse,omitempty"`
 }
 
 // ChannelImpact is what a push would cause on one channel.
@@ -79,7 +82,7 @@ type Names struct {
 
 // propose makes the proposal of a push. It is nil when nothing is released and
 // nothing taken back.
-func (e Env) propose(releases []Proposed, gone []string, channel string) (*Proposal, error) {
+func (e Env) propose(releases []Proposed, gone []string, opts options) (*Proposal, error) {
 	if len(releases)+len(gone) == 0 {
 		return nil, nil
 	}
@@ -90,7 +93,7 @@ func (e Env) propose(releases []Proposed, gone []string, channel string) (*Propo
 	if size > maxRecipes {
 		return nil, fmt.Errorf("its recipes have more than %d MiB", maxRecipes>>20)
 	}
-	return &Proposal{Package: e.Package, Channel: channel, Releases: releases, Gone: gone}, nil
+	return &Proposal{Package: e.Package, Channel: opts.channel, Group: opts.group, Releases: releases, Gone: gone}, nil
 }
 
 // foresee tells the pusher what a push would cause, and reports whether it may
@@ -108,6 +111,10 @@ func (e Env) foresee(ctx context.Context, p *Proposal, lines [][3]string, opts o
 	case err != nil:
 		say("what this push causes is not known, as no Quarry answers just now")
 		return true
+	}
+	if im.Refuse != "" {
+		say("refused: %s", shorten(im.Refuse))
+		return false
 	}
 	taken = true
 	for _, c := range im.Channels {
@@ -284,7 +291,7 @@ func shorten(s string) string {
 func (e Env) repeat(lines [][3]string) string {
 	words := []string{"git push -o confirm"}
 	for _, o := range e.Options {
-		if key, _, _ := strings.Cut(o, "="); key == "follow" || key == "channel" {
+		if key, _, _ := strings.Cut(o, "="); key == "follow" || key == "channel" || key == "group" {
 			words = append(words, "-o "+show(o))
 		}
 	}

@@ -259,7 +259,7 @@ func TestProposeMuch(t *testing.T) {
 	for range 40 {
 		list = append(list, Proposed{Recipe: make([]byte, 1<<18)})
 	}
-	if p, err := (Env{}).propose(list, nil, ""); p != nil || err == nil || !strings.Contains(err.Error(), "more than 4 MiB") {
+	if p, err := (Env{}).propose(list, nil, options{}); p != nil || err == nil || !strings.Contains(err.Error(), "more than 4 MiB") {
 		t.Errorf("proposed %v, %v", p != nil, err)
 	}
 }

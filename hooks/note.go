@@ -14,12 +14,12 @@ const noteTimeout = 30 * time.Second
 // announce writes into the repository who is about to move which branches. A
 // plan that is made between the moving and post-receive's note knows then whose
 // they are, and so does every plan when post-receive dies.
-func (e Env) announce(ctx context.Context, refs []Ref, channel string) error {
+func (e Env) announce(ctx context.Context, refs []Ref, channel, group string) error {
 	now := time.Now()
 	var list []repos.Next
 	for _, r := range refs {
 		list = append(list, repos.Next{Branch: r.Name, Push: repos.Push{
-			Packager: e.Identity.Packager, Pushed: now, Commit: r.New, Channel: channel, Cert: e.Cert,
+			Packager: e.Identity.Packager, Pushed: now, Commit: r.New, Channel: channel, Group: group, Cert: e.Cert,
 		}})
 	}
 	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
@@ -32,6 +32,6 @@ func (e Env) note(ctx context.Context, p Push, r Ref) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
 	return repos.WritePush(ctx, e.Repo, r.Name, repos.Push{
-		Packager: p.Packager, Pushed: p.Time, Commit: r.New, Channel: p.Channel, Cert: e.Cert,
+		Packager: p.Packager, Pushed: p.Time, Commit: r.New, Channel: p.Channel, Group: p.Group, Cert: e.Cert,
 	})
 }

@@ -59,7 +59,7 @@ func PostReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer
 	// pre-receive has refused what is wrong and warned of what is unknown;
 	// where it is not installed, a wrong option counts as none.
 	opts, _, _ := env.readOptions()
-	push := Push{Package: env.Package, Repo: env.Repo, Packager: env.Identity.Packager, Channel: opts.channel, Time: time.Now().UTC().Truncate(time.Second)}
+	push := Push{Package: env.Package, Repo: env.Repo, Packager: env.Identity.Packager, Channel: opts.channel, Group: opts.group, Time: time.Now().UTC().Truncate(time.Second)}
 	var talk []string
 	news := false
 	for _, line := range lines {
@@ -117,6 +117,13 @@ func PostReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer
 			say("%s %s (%s): not built for %s: %s", d.Package, d.Version, d.Channel, d.Arch, d.Reason)
 			declined++
 		}
+	}
+	if opts.group != "" && declined > 0 && env.SSH != "" {
+		channel := ""
+		if slices.ContainsFunc(env.Options, func(o string) bool { return strings.HasPrefix(o, "channel=") }) {
+			channel = "--channel " + opts.channel + " "
+		}
+		say("when all of group %s is pushed: %s group submit %s%s", opts.group, env.SSH, channel, opts.group)
 	}
 	if len(builds) == 0 && declined == 0 && !allDeleted(push) {
 		say("nothing is left to build: every architecture has its record")

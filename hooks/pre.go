@@ -200,14 +200,14 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer,
 		}
 		return 1
 	}
-	p, err := env.propose(proposed, gone, opts.channel)
+	p, err := env.propose(proposed, gone, opts)
 	switch {
 	case err != nil:
 		say("what this push causes is not looked at: %v", err)
 	case p != nil && !env.foresee(ctx, p, lines, opts, say, dial):
 		return 1
 	}
-	if err := env.announce(ctx, releases, opts.channel); err != nil {
+	if err := env.announce(ctx, releases, opts.channel, opts.group); err != nil {
 		// post-receive tries again, and says so if it cannot.
 		say("warning: %v", err)
 	}

@@ -28,6 +28,7 @@ type Push struct {
 	Repo     string          `json:"repo"` // absolute path of the bare repository
 	Packager quarry.Packager `json:"packager"`
 	Channel  string          `json:"channel,omitempty"` // "": the default one
+	Group    string          `json:"group,omitempty"`   // that its releases are to land with
 	Time     time.Time       `json:"time"`
 	Refs     []Ref           `json:"refs"`
 }

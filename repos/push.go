@@ -23,6 +23,7 @@ type Push struct {
 	Pushed   time.Time       `toml:"pushed"`
 	Commit   string          `toml:"commit"`            // what was pushed, 40 hex digits
 	Channel  string          `toml:"channel,omitempty"` // "": the default one
+	Group    string          `toml:"group,omitempty"`   // to land with, see [quarry.Release.Group]
 	Cert     string          `toml:"cert,omitempty"`    // object ID of the push certificate, of git push --signed
 }
 
@@ -176,6 +177,11 @@ func (p *Push) check() error {
 	}
 	if p.Channel != "" {
 		if err := quarry.CheckChannel(p.Channel); err != nil {
+			return err
+		}
+	}
+	if p.Group != "" {
+		if err := quarry.CheckGroup(p.Group); err != nil {
 			return err
 		}
 	}

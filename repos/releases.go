@@ -215,7 +215,7 @@ func (rd *reading) release(name, version, hash string, notes [2]string, channelA
 		}
 	}
 	if last != nil {
-		rel.Packager, rel.Pushed = last.Packager, last.Pushed
+		rel.Packager, rel.Pushed, rel.Group = last.Packager, last.Pushed, last.Group
 		if last.Channel != "" {
 			rel.Channel = last.Channel
 		}
