@@ -17,7 +17,7 @@ func (s *Snapshot) Against(pkg, version, arch string) ([]quarry.DepUsed, bool, e
 	}
 	t := s.target(pkg, version, arch)
 	path := RecordPath(t)
-	h, err := s.odb.lookup(s.root, path, false)
+	h, err := s.blob(path)
 	if err != nil || h.IsZero() {
 		return nil, false, err
 	}

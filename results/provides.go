@@ -20,12 +20,23 @@ type offers map[string][]string
 // has to be looked at as well. The first question reads all records, the next ones
 // only what is new since, whatever snapshot they are put to.
 func (s *Snapshot) Providers(name string) ([]string, error) {
-	h, err := s.odb.lookup(s.root, packagesDir, true)
-	if err != nil || h.IsZero() {
-		return nil, err
+	var list []string
+	for _, root := range []plumbing.Hash{s.root, s.stage} {
+		h, err := s.odb.lookup(root, packagesDir, true)
+		if err != nil {
+			return nil, err
+		}
+		if h.IsZero() {
+			continue
+		}
+		all, err := s.odb.offers(h, 0)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, all[name]...)
 	}
-	all, err := s.odb.offers(h, 0)
-	return all[name], err
+	slices.Sort(list)
+	return slices.Compact(list), nil
 }
 
 // deepest is how many folders lie between packages/ and a record at most.
@@ -101,7 +112,7 @@ func (s *Snapshot) Provides(pkg, version, arch string) ([]string, error) {
 		return nil, err
 	}
 	t := quarry.Target{Channel: s.channel, Package: pkg, Version: version, Arch: arch}
-	h, err := s.odb.lookup(s.root, RecordPath(t), false)
+	h, err := s.blob(RecordPath(t))
 	if err != nil || h.IsZero() {
 		return nil, err
 	}

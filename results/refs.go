@@ -28,7 +28,10 @@ const lockWait = 10 * time.Second
 // readRef reads a branch of a bare repository; the zero hash when there is
 // none.
 func readRef(repo, channel string) (plumbing.Hash, error) {
-	name := "refs/heads/" + channel
+	return readRefName(repo, "refs/heads/"+channel)
+}
+
+func readRefName(repo, name string) (plumbing.Hash, error) {
 	// Between not finding the file and reading the packed refs somebody may
 	// have packed or made it: so the file is looked at twice.
 	for range 2 {
@@ -37,7 +40,7 @@ func readRef(repo, channel string) (plumbing.Hash, error) {
 		case err == nil:
 			s := strings.TrimSpace(string(b))
 			if !isHex(s, 40) {
-				return plumbing.ZeroHash, fmt.Errorf("branch %s of %s holds %.60q, not a commit: restore it with git update-ref", channel, repo, s)
+				return plumbing.ZeroHash, fmt.Errorf("branch %s of %s holds %.60q, not a commit: restore it with git update-ref", strings.TrimPrefix(name, "refs/heads/"), repo, s)
 			}
 			return plumbing.NewHash(s), nil
 		case !errors.Is(err, os.ErrNotExist):

@@ -286,7 +286,7 @@ func (o *odb) walk(h plumbing.Hash, f func(plumbing.Hash, *commit) (stop bool)) 
 }
 
 // LastBuild is the highest number of a build that the last thousand commits of
-// each channel mention, 0 when there is none. A farm that has lost its state
+// each channel, and of each submitted group, mention, 0 when there is none. A farm that has lost its state
 // folder goes on counting from there.
 func (r *Repo) LastBuild() (int64, error) {
 	chs, err := r.Channels()
@@ -294,11 +294,24 @@ func (r *Repo) LastBuild() (int64, error) {
 		return 0, err
 	}
 	var last int64
+	var tips []plumbing.Hash
 	for _, ch := range chs {
 		h, err := readRef(r.path, ch)
 		if err != nil {
 			return 0, err
 		}
+		tips = append(tips, h)
+	}
+	groups, err := r.Groups()
+	if err != nil {
+		r.opts.Logger.Warn("not all groups can be read", "error", err)
+	}
+	for _, s := range groups {
+		if g, err := r.group(s.Channel, s.Group); err == nil {
+			tips = append(tips, g.tip)
+		}
+	}
+	for _, h := range tips {
 		seen := 0
 		err = r.odb.walk(h, func(_ plumbing.Hash, c *commit) bool {
 			if n, err := strconv.ParseInt(trailers(c.message)[TrailerBuild], 10, 64); err == nil {

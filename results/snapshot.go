@@ -27,6 +27,10 @@ type Snapshot struct {
 	commit  plumbing.Hash // zero for a channel without a record
 	root    plumbing.Hash
 	when    time.Time
+
+	// Of a group's view: its own records, which go before the channel's.
+	submission *quarry.Submission
+	stage      plumbing.Hash
 }
 
 func (o *odb) snapshot(channel string, tip plumbing.Hash) (*Snapshot, error) {
@@ -118,7 +122,7 @@ func (o *odb) record(h plumbing.Hash, parse func([]byte) (*Record, error)) (*Rec
 
 // at reads the head of the record at a path; false when there is none.
 func (s *Snapshot) at(path string, t quarry.Target) (Available, bool, error) {
-	h, err := s.odb.lookup(s.root, path, false)
+	h, err := s.blob(path)
 	if err != nil || h.IsZero() {
 		return Available{}, false, err
 	}
@@ -242,11 +246,19 @@ func archsOf(t tree) []string {
 
 // list is a folder of the snapshot; empty when there is none.
 func (s *Snapshot) list(path string) (tree, error) {
+	var t, own tree
 	h, err := s.odb.lookup(s.root, path, true)
-	if err != nil || h.IsZero() {
-		return nil, err
+	if err == nil && !h.IsZero() {
+		t, err = s.odb.tree(h)
 	}
-	return s.odb.tree(h)
+	if err != nil || s.submission == nil {
+		return t, err
+	}
+	h, err = s.odb.lookup(s.stage, path, true)
+	if err == nil && !h.IsZero() {
+		own, err = s.odb.tree(h)
+	}
+	return merged(own, t), err
 }
 
 // Get reads the record of a target's success. The architecture is taken as it
@@ -266,7 +278,7 @@ func (s *Snapshot) read(pkg, version, arch string, path func(quarry.Target) stri
 		return nil, err
 	}
 	t := s.target(pkg, version, arch)
-	h, err := s.odb.lookup(s.root, path(t), false)
+	h, err := s.blob(path(t))
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +329,7 @@ func (s *Snapshot) Files(pkg, version, arch string) ([]quarry.File, error) {
 	}
 	t := s.target(pkg, version, arch)
 	path := FilesPath(t)
-	h, err := s.odb.lookup(s.root, path, false)
+	h, err := s.blob(path)
 	if err != nil {
 		return nil, err
 	}

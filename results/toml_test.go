@@ -66,6 +66,8 @@ func TestRecordHasEveryFact(t *testing.T) {
 		"Outcome.Build.Provides":    "the same as Info.Provides",
 		"Outcome.Build.Traits":      "for this arch, in Info.Needed",
 		"Outcome.Build.Crossed":     "the same, for cross builds",
+		"Outcome.Build.Group":       "in the commit that it lands with",
+		"Outcome.Build.Stage":       "the same",
 		"Outcome.Build.State":       "the queue's; the record has Status",
 		"Outcome.Build.Reason":      "the queue's; the record has Failure",
 		"Outcome.Build.Step":        "the queue's",

@@ -163,10 +163,7 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []b
 	if err != nil {
 		return tip, err
 	}
-	if r.packs++; r.opts.MaxPacks > 0 && r.packs >= r.opts.MaxPacks {
-		r.packs = 0
-		r.startMaintenance()
-	}
+	r.stored()
 	if tip.IsZero() {
 		err = r.adoptHead(rec.Channel)
 	}
@@ -181,6 +178,15 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []b
 		drop()
 	}
 	return h, err
+}
+
+// stored counts a pack that was written, and has them melted together now and
+// then. r.mu is held.
+func (r *Repo) stored() {
+	if r.packs++; r.opts.MaxPacks > 0 && r.packs >= r.opts.MaxPacks {
+		r.packs = 0
+		r.startMaintenance()
+	}
 }
 
 // revision is the number of the artifact among those that the record's place
