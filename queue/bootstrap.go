@@ -24,6 +24,14 @@ func (c cutting) ResolveAll(needs []string, arch string) (deps []quarry.DepUsed,
 	return resolveAll(c.Records, needs, arch)
 }
 
+// Pending is of GroupRecords, in the same way.
+func (c cutting) Pending(pkg, arch string) (bool, error) {
+	if g, ok := c.Records.(GroupRecords); ok {
+		return g.Pending(pkg, arch)
+	}
+	return false, nil
+}
+
 // spare takes from what a release lacks on an arch that which its build may go
 // without: what needs the release in turn, if it is declared as bootstrap.
 func spare(recs Records, r quarry.Release, arch string, missing []string) (still, without []string) {

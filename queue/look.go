@@ -3,16 +3,18 @@ package queue
 import (
 	"context"
 
+	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/graph"
 )
 
-// Look opens one consistent view of a channel's records: the one that the
-// planner uses.
-func (q *Queue) Look(ctx context.Context, channel string) (Records, error) {
-	r, err := q.opts.Records(ctx, channel)
+// Look opens one consistent view of a channel's records, or of those with a
+// group's over them (see [quarry.Release.View]): the one that the planner uses.
+func (q *Queue) Look(ctx context.Context, view string) (Records, error) {
+	r, err := q.opts.Records(ctx, view)
 	if err != nil {
 		return nil, err
 	}
+	channel, _ := quarry.ParseView(view)
 	return cutting{r, func() (*graph.Graph, error) { return q.Graph(channel) }}, nil
 }
 

@@ -27,8 +27,10 @@ type Options struct {
 	// of a branch (or, where Branch is empty, of a package) with a problem are
 	// left as they are. An error means that nothing is known.
 	Releases func(ctx context.Context, pkg string) ([]quarry.Release, []Problem, error)
-	// Records opens one consistent view of a channel's records.
-	Records func(ctx context.Context, channel string) (Records, error)
+	// Records opens one consistent view of a channel's records, or of those with a
+	// submitted group's over them: view is what [quarry.Release.View] says. That of
+	// a group that is not submitted any more is the channel's.
+	Records func(ctx context.Context, view string) (Records, error)
 	// Run makes one attempt at a build. A failed build is an outcome; an error
 	// is the farm's fault: see FarmError and EnvironmentError for its reach. When ctx
 	// ends it has to stop soon and clean up.
@@ -57,6 +59,9 @@ type Options struct {
 	// all else. nil: only builds to come are learnt from.
 	Past func(ctx context.Context, observe func(Past)) error
 
+	// Groups is where submitted groups are kept. nil: releases are built as if they
+	// had been pushed to none.
+	Groups Groups
 	// Campaigns is where mass rebuilds are kept. nil: there are none.
 	Campaigns Campaigns
 	// Compare tells what a target's newest failure was built with that its last

@@ -90,6 +90,10 @@ type owner struct {
 	planTry     int
 	planGen     int // numbers the timers of full plans: only the newest counts
 
+	landDue bool // groups are to be looked at: one may have all that it needs
+	landing bool
+	landTry int
+
 	dirty     map[int64]struct{} // waiting builds to be looked at again
 	examining bool
 	examTry   int

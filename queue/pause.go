@@ -237,6 +237,7 @@ func (o *owner) refresh() {
 	o.examine()
 	o.surveyAgain()
 	o.rerank()
+	o.land()
 	if o.massDone && !o.stopping {
 		o.massDone = false
 		o.replan(nil)

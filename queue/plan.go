@@ -49,7 +49,7 @@ type View struct {
 // every release and arch, and once for every dependency of those that lack a
 // record. It does not need the queue's state, so that it can be slow beside it.
 // pkg limits it to one package; that one has a view even if it has no release.
-func Survey(pkg string, releases []quarry.Release, problems []Problem, records func(channel string) (Records, error), mass ...Campaign) (map[string]*View, error) {
+func Survey(pkg string, releases []quarry.Release, problems []Problem, records func(view string) (Records, error), mass ...Campaign) (map[string]*View, error) {
 	views := make(map[string]*View)
 	view := func(name string) *View {
 		v := views[name]
@@ -78,9 +78,9 @@ func Survey(pkg string, releases []quarry.Release, problems []Problem, records f
 			continue
 		}
 		v.Releases[lineOf(r)] = r
-		recs, err := records(r.Channel)
+		recs, err := records(r.View())
 		if err != nil {
-			return nil, fmt.Errorf("cannot read the records of channel %s: %w", r.Channel, err)
+			return nil, fmt.Errorf("cannot read the records of channel %s: %w", r.View(), err)
 		}
 		for _, arch := range r.Archs {
 			w := Want{Release: r, Arch: arch}
@@ -93,7 +93,9 @@ func Survey(pkg string, releases []quarry.Release, problems []Problem, records f
 				err = fmt.Errorf("cannot look up the record of %s %s %s: %w", r.Package, r.Version, arch, err)
 			} else if ok && ref.Source == r.Commit {
 				v.Recorded[w.Target()] = ref
-				err = v.mass(recs, w, ref, mass)
+				if r.Stage == "" {
+					err = v.mass(recs, w, ref, mass)
+				}
 				if err == nil {
 					err = v.rebuild(recs, w, ref)
 				}
@@ -101,6 +103,9 @@ func Survey(pkg string, releases []quarry.Release, problems []Problem, records f
 					continue
 				}
 			} else {
+				if r.Stage != "" {
+					w.Nonce = groupNonce + r.Stage
+				}
 				w.Unmet, err = unmet(recs, r, arch)
 			}
 			switch {
@@ -196,7 +201,11 @@ func resolve(recs Records, r quarry.Release, arch string) (deps []quarry.DepUsed
 				deps = append(deps, d)
 			}
 		}
-		for _, need := range lack {
+		behind, err := pending(recs, r, arch, found, of.arch)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		for _, need := range append(lack, behind...) {
 			if !slices.Contains(missing, need) {
 				missing = append(missing, need)
 			}
@@ -204,6 +213,28 @@ func resolve(recs Records, r quarry.Release, arch string) (deps []quarry.DepUsed
 	}
 	missing, without = spare(recs, r, arch, missing)
 	return deps, missing, without, nil
+}
+
+// pending lists the packages of a release's group that it must not be built
+// before, though something older would do.
+func pending(recs Records, r quarry.Release, arch string, found []quarry.DepUsed, of string) (names []string, err error) {
+	group, ok := recs.(GroupRecords)
+	if r.Stage == "" || !ok || r.Traits[arch].Bootstrap {
+		return nil, nil
+	}
+	for _, d := range found {
+		if d.Package == r.Package {
+			continue
+		}
+		behind, err := group.Pending(d.Package, of)
+		if err != nil {
+			return nil, fmt.Errorf("cannot look up what group %s has of %s: %w", r.Group, d.Package, err)
+		}
+		if behind {
+			names = append(names, d.Package)
+		}
+	}
+	return names, nil
 }
 
 func resolveAll(recs Records, needs []string, arch string) (deps []quarry.DepUsed, missing []string, err error) {
@@ -268,6 +299,8 @@ type Done struct {
 //   - A mass rebuild has each target built again once.
 //   - A build that the planner wanted, has not begun and is to be cross built now,
 //     or no longer, is obsolete, and wanted anew.
+//   - A build under way for a submission of a group that its release is not, or no
+//     longer, built for, is obsolete.
 //   - A build under way whose branch is gone, or is at another commit, or no
 //     longer wants the arch, is obsolete.
 func (v *View) Decide(known []Known) Plan {
@@ -287,11 +320,13 @@ func (v *View) Decide(known []Known) Plan {
 			p.Stop = append(p.Stop, Stop{k.Number, "branch " + branch + " is gone"})
 		case r.Commit != k.Commit:
 			p.Stop = append(p.Stop, Stop{k.Number, "branch " + branch + " moved on to " + short(r.Commit)})
+		case r.Group != k.Group || r.Stage != k.Stage:
+			p.Stop = append(p.Stop, Stop{k.Number, regrouped(r, k.Release)})
 		case r.Declined(k.Arch) != "":
 			p.Stop = append(p.Stop, Stop{k.Number, branch + " is not to be built for " + k.Arch + ", " + r.Declined(k.Arch)})
 		case !slices.Contains(r.Archs, k.Arch):
 			p.Stop = append(p.Stop, Stop{k.Number, branch + " is no longer wanted for " + k.Arch})
-		case (k.Nonce == "" || isRebuild(&k.Build)) && (k.State == quarry.Waiting || k.State == quarry.Queued) && r.Traits[k.Arch].Cross != k.Traits[k.Arch].Cross:
+		case (k.Nonce == "" || isRebuild(&k.Build) || isGroup(&k.Build)) && (k.State == quarry.Waiting || k.State == quarry.Queued) && r.Traits[k.Arch].Cross != k.Traits[k.Arch].Cross:
 			p.Stop = append(p.Stop, Stop{k.Number, "it is to be built in another environment now"})
 			last := &at[k.Target()][len(at[k.Target()])-1]
 			last.Stop = quarry.Obsolete
@@ -315,10 +350,24 @@ func (v *View) Decide(known []Known) Plan {
 	return p
 }
 
+// regrouped says why a build is not what its branch is for now.
+func regrouped(now, then quarry.Release) string {
+	branch := quarry.Branch(now.Package, now.Version)
+	switch {
+	case then.Stage == "":
+		return branch + " is in group " + now.Group + " now"
+	case now.Group != then.Group:
+		return branch + " has left group " + then.Group
+	case now.Stage == "":
+		return "group " + then.Group + " was taken back"
+	}
+	return "group " + then.Group + " was submitted again"
+}
+
 func wanted(w Want, known []Known) bool {
 	var latest Known
 	for _, k := range known {
-		if k.Commit != w.Release.Commit {
+		if k.Commit != w.Release.Commit || k.Stage != w.Release.Stage {
 			continue
 		}
 		// Whatever is under way takes what there is when it begins; if it has

@@ -31,6 +31,9 @@ type Queue struct {
 	releases  *releases
 	durations durations
 	campaigns campaigns
+	groups    groups
+
+	submitting sync.Mutex // held while groups are submitted, dropped or landed; taken before recordMu
 
 	recordMu sync.Mutex // one commit to the results at a time
 }
@@ -50,6 +53,7 @@ func New(opts Options) (*Queue, error) {
 
 		releases:  newReleases(opts.Graph),
 		campaigns: campaigns{store: opts.Campaigns},
+		groups:    groups{refused: map[string]string{}, landed: map[string]string{}},
 	}
 	q.owner = newOwner(q)
 	q.owner.load()
@@ -146,23 +150,26 @@ func (q *Queue) surveyMass(ctx context.Context, pkg string) (views map[string]*V
 	if err != nil {
 		return nil, nil, ticket, fmt.Errorf("cannot list the releases: %w", err)
 	}
+	if _, err := q.assign(ctx, releases); err != nil {
+		return nil, nil, ticket, err
+	}
 	q.releases.learn(pkg, releases, problems, ticket)
 	views, err = Survey(pkg, releases, problems, q.snapshots(ctx), mass...)
 	return views, mass, ticket, err
 }
 
-// snapshots opens each channel's records once.
+// snapshots opens the records of each view once.
 func (q *Queue) snapshots(ctx context.Context) func(string) (Records, error) {
 	open := map[string]Records{}
-	return func(channel string) (Records, error) {
-		if r := open[channel]; r != nil {
+	return func(view string) (Records, error) {
+		if r := open[view]; r != nil {
 			return r, nil
 		}
-		r, err := q.Look(ctx, channel)
+		r, err := q.Look(ctx, view)
 		if err != nil {
 			return nil, err
 		}
-		open[channel] = r
+		open[view] = r
 		return r, nil
 	}
 }
@@ -262,7 +269,7 @@ func (q *Queue) RebuildTarget(ctx context.Context, t quarry.Target, by string) (
 				declined = append(declined, fmt.Sprintf("for %s, as it is %s", arch, why))
 				continue
 			}
-			snapshot, err := recs(r.Channel)
+			snapshot, err := recs(r.View())
 			if err == nil {
 				w.Unmet, err = unmet(snapshot, r, arch)
 			}

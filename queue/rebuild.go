@@ -208,7 +208,7 @@ func (o *owner) needed(it *item) iter.Seq[*item] {
 		for dep, arch := range needs(it.Release, it.Arch) {
 			for name := range o.mayMean(dep) {
 				for _, other := range o.live[name] {
-					if other.Channel == it.Channel && (other.Arch == arch || other.Arch == quarry.Noarch || arch == quarry.Noarch) && !yield(other) {
+					if other.Channel == it.Channel && (other.Stage == "" || other.Stage == it.Stage) && (other.Arch == arch || other.Arch == quarry.Noarch || arch == quarry.Noarch) && !yield(other) {
 						return
 					}
 				}

@@ -294,7 +294,7 @@ func (q *Queue) resolve(ctx context.Context, b quarry.Build) (deps []quarry.DepU
 			err = fmt.Errorf("looking up dependencies panicked: %v", p)
 		}
 	}()
-	recs, err := q.Look(ctx, b.Channel)
+	recs, err := q.Look(ctx, b.View())
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -496,6 +496,7 @@ func (o *owner) recorded(number int64, out *quarry.Outcome, commit string, err e
 			o.q.durations.observe(c.Package, c.Arch, out.Usage.SourceSize, out.Ended.Sub(out.Started))
 			o.unranked = true
 			o.landed(&c)
+			o.landDue = o.landDue || c.Stage != ""
 		}
 		if l := o.lines[it.Package][lineOf(it.Release)]; l != nil && l.commit == it.Commit {
 			if l.failed == nil {

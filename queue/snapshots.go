@@ -136,7 +136,7 @@ func (s *releases) replace(name string, v *View, ticket int64) {
 // sameRelease reports whether two readings of a branch say the same. The recipe
 // is the commit's, and archs are the only other thing that may change.
 func sameRelease(a, b quarry.Release) bool {
-	return a.Commit == b.Commit && a.Pushed.Equal(b.Pushed) && slices.Equal(a.Archs, b.Archs)
+	return a.Commit == b.Commit && a.Pushed.Equal(b.Pushed) && a.Group == b.Group && a.Stage == b.Stage && slices.Equal(a.Archs, b.Archs)
 }
 
 // channel gives the entry of a channel. s.mu is held.

@@ -92,6 +92,7 @@ func (o *owner) applyAll(names []string, views map[string]*View, mass []Campaign
 			b.mu.Unlock()
 			if !o.stopping {
 				o.conclude(views, mass)
+				o.landDue = true
 			}
 			o.planOver(nil)
 		}
@@ -371,7 +372,7 @@ func (q *Queue) lookAgain(ctx context.Context, list []*item) (found map[int64][]
 	open := q.snapshots(ctx)
 	found = make(map[int64][]string, len(list))
 	for _, it := range list {
-		recs, err := open(it.Channel)
+		recs, err := open(it.View())
 		if err != nil {
 			return nil, nil, err
 		}
