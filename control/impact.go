@@ -56,6 +56,9 @@ func (f *Farm) impact(ctx context.Context, c *Call) error {
 		return err
 	}
 	out := hooks.Impact{Channels: []hooks.ChannelImpact{}}
+	if out.Refuse, err = f.grouped(p, channel); err != nil {
+		return err
+	}
 	builds, longest := 0, 0.0
 	for _, name := range f.channelNames() {
 		// A branch that goes to another channel leaves the one where it was.
@@ -70,6 +73,10 @@ func (f *Farm) impact(ctx context.Context, c *Call) error {
 		case err != nil:
 			return err
 		case im != nil:
+			if p.Group != "" { // nothing is built yet
+				im.Builds, im.Archs, im.Rebuilds, im.Rebuilt, im.Freed, im.Frees = 0, nil, 0, hooks.Names{}, 0, hooks.Names{}
+				im.Seconds, im.Work, im.Guessed, im.Unmet, im.Broken = 0, 0, 0, hooks.Names{}, hooks.Names{}
+			}
 			out.Channels = append(out.Channels, *im)
 			builds += im.Builds + im.Rebuilds
 			longest = max(longest, im.Seconds)

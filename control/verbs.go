@@ -127,7 +127,7 @@ func Verbs(f *Farm) Table {
 	}
 	// Before help and the hidden ones.
 	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })
-	t = slices.Insert(t, at, f.imageVerbs()...)
+	t = slices.Insert(t, at, append(f.groupVerbs(), f.imageVerbs()...)...)
 	return t
 }
 

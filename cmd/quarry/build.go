@@ -168,8 +168,8 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	if output != "" {
 		err = writeOutput(output, out, rec, pipe)
 	}
-	if c.Seed {
-		err = errors.Join(err, publish(c, pipe.Artifacts, out))
+	if c.Seed && out.Artifact != nil && out.Failure == nil {
+		err = errors.Join(err, publish(c, pipe.Artifacts, out.Build.Target(), out.Artifact.SHA256))
 	}
 	return out, rec, err
 }

@@ -8,12 +8,8 @@ import (
 	"github.com/Morphux/quarry/extract"
 )
 
-// publish puts the artifact of a build, if it made one, where people look for
+// publish puts the artifact of a build where people look for
 // it: output/CHANNEL/NAME-VERSION-ARCH.tar.zst. A rebuild takes its place.
-func publish(c *config.Config, store *extract.Artifacts, o *quarry.Outcome) error {
-	if o.Artifact == nil || o.Failure != nil {
-		return nil
-	}
-	b := o.Build
-	return store.Publish(o.Artifact.SHA256, filepath.Join(c.Output(), b.Channel), quarry.Branch(b.Package, b.Version)+"-"+b.Arch+".tar.zst")
+func publish(c *config.Config, store *extract.Artifacts, b quarry.Target, artifact string) error {
+	return store.Publish(artifact, filepath.Join(c.Output(), b.Channel), quarry.Branch(b.Package, b.Version)+"-"+b.Arch+".tar.zst")
 }

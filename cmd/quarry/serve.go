@@ -110,7 +110,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	q, err := queue.New(queue.Options{
 		Fs:       afero.NewBasePathFs(afero.NewOsFs(), c.Journal()),
 		Releases: st.releases, Records: st.records, Run: st.run, Record: st.record, LastBuild: st.lastBuild,
-		Probe: st.probe, ProbeEnvironment: st.probeEnvironment, Graph: st.graph, Past: st.past, Campaigns: st, Compare: st.compare,
+		Probe: st.probe, ProbeEnvironment: st.probeEnvironment, Graph: st.graph, Past: st.past, Campaigns: st, Groups: groups{st}, Compare: st.compare,
 		Memory: c.BuildMemory(), BuildMemory: int64(c.Limits.Memory),
 		Workers: c.Workers(), ReplanEvery: time.Duration(c.Queue.Replan), Log: log,
 	})

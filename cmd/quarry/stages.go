@@ -143,11 +143,11 @@ func (f *stages) releases(ctx context.Context, pkg string) ([]quarry.Release, []
 	return list, out, nil
 }
 
-// records is a channel's records as the queue looks at them.
+// records is the records of a channel, or of a group's view of it, as the queue looks at them.
 type records struct{ *results.Snapshot }
 
-func (f *stages) records(_ context.Context, channel string) (queue.Records, error) {
-	s, err := f.results.Snapshot(channel)
+func (f *stages) records(_ context.Context, view string) (queue.Records, error) {
+	s, err := f.view(view)
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +288,7 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 	if c, ok := source.(io.Closer); ok {
 		defer c.Close()
 	}
-	snap, err := f.results.Snapshot(b.Channel)
+	snap, err := f.view(b.View())
 	if err != nil {
 		return nil, err
 	}
@@ -468,13 +468,20 @@ func (f *stages) expect(ctx context.Context, q *queue.Queue) {
 }
 
 func (f *stages) record(ctx context.Context, o *quarry.Outcome) (string, error) {
+	if o.Build.Stage != "" {
+		commit, err := f.results.Stage(ctx, o)
+		if errors.Is(err, results.ErrObsolete) {
+			return "", fmt.Errorf("%w: %w", queue.ErrObsolete, err)
+		}
+		return commit, err
+	}
 	commit, err := f.results.Record(ctx, o)
 	if errors.Is(err, results.ErrObsolete) {
 		return "", fmt.Errorf("%w: %w", queue.ErrObsolete, err)
 	}
-	if err == nil {
+	if err == nil && o.Artifact != nil && o.Failure == nil {
 		// For people; what reads records finds artifacts by their hashes.
-		if err := publish(f.cfg, f.pipeline.Artifacts, o); err != nil {
+		if err := publish(f.cfg, f.pipeline.Artifacts, o.Build.Target(), o.Artifact.SHA256); err != nil {
 			f.log.Warn("a finished artifact does not appear in the output folder", "build", o.Build.Number, "err", err)
 		}
 	}

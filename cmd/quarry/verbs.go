@@ -32,6 +32,14 @@ fresh layer over the instance of its channel and arch. These commands ask the
 daemon, or do the work themselves while none runs.`,
 		Args: cobra.NoArgs,
 	},
+	"group": {
+		Use:   "group",
+		Short: "Build releases together, and land all of them or none",
+		Long: `Releases that are pushed with git push -o group=NAME are held. Submitted, they are
+built against each other, and land on their channel as one commit when all of them
+have succeeded.`,
+		Args: cobra.NoArgs,
+	},
 }
 
 // verbCmds makes a command of every verb in the table: it carries the words to
@@ -58,7 +66,11 @@ func verbCmds(a *app) (farm, systems []*cobra.Command) {
 		case two && parents[topic] == nil:
 			parent := *topics[topic] // a copy: each tree of commands has its own
 			parents[topic] = &parent
-			systems = append(systems, &parent)
+			if v.Systems {
+				systems = append(systems, &parent)
+			} else {
+				farm = append(farm, &parent)
+			}
 			fallthrough
 		case two:
 			parents[topic].AddCommand(cmd)
