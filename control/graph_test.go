@@ -66,9 +66,15 @@ func on(channel string, r quarry.Release) quarry.Release {
 // begins to build never ends.
 func graphFarm(t testing.TB, built past, releases ...quarry.Release) *Farm {
 	t.Helper()
+	paused := make(chan struct{}) // no plan before that, so that nothing is begun
 	q, err := queue.New(queue.Options{
 		Fs: afero.NewMemMapFs(),
-		Releases: func(_ context.Context, pkg string) (list []quarry.Release, _ []queue.Problem, _ error) {
+		Releases: func(ctx context.Context, pkg string) (list []quarry.Release, _ []queue.Problem, _ error) {
+			select {
+			case <-paused:
+			case <-ctx.Done():
+				return nil, nil, ctx.Err()
+			}
 			for _, r := range releases {
 				if pkg == "" || pkg == r.Package {
 					list = append(list, r)
@@ -100,6 +106,7 @@ func graphFarm(t testing.TB, built past, releases ...quarry.Release) *Farm {
 	if err := q.Pause(ctx, "root", "a test looks at it"); err != nil {
 		t.Fatal(err)
 	}
+	close(paused)
 	if err := q.Replan(ctx); err != nil {
 		t.Fatal(err)
 	}
