@@ -240,7 +240,7 @@ func TestPlanFile(t *testing.T) {
 		job(`{"name": "a", "arch": "x86_64", "seconds": -1}`):                                                                           "seconds",
 		job(`{"name": "a", "arch": "x86_64", "seconds": 1e300}`):                                                                        "seconds",
 		job(`{"name": "a", "arch": "x86_64", "needs": ["b"]}`):                                                                          "which is no job of the file",
-		job(`{"name": "a", "arch": "x86_64", "needs": ["b"]}, {"name": "b", "arch": "x86_64", "needs": ["a"]}`):                         "cycle",
+		job(`{"name": "a", "arch": "x86_64", "needs": ["b"]}, {"name": "b", "arch": "x86_64", "needs": ["a"]}`):                         `job "a" is in a cycle`,
 		`{"quarry_plan": 1, "builders": [{"workers": []}], "jobs": [{"name": "a", "arch": "x86_64"}]}`:                                  "builders[0]",
 		`{"quarry_plan": 1, "builders": [{"workers": ["x86_64:x86_64"], "slots": -1}], "jobs": [{"name": "a", "arch": "x86_64"}]}`:      "at most",
 		`{"quarry_plan": 1, "builders": [{"workers": ["x86_64:x86_64"], "slots": 1000000}], "jobs": [{"name": "a", "arch": "x86_64"}]}`: "at most",

@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -303,9 +304,10 @@ func (f *Farm) simulate(ctx context.Context, c *Call, slots int) error {
 	out := simulationJSON{Orders: []orderJSON{}}
 	var jobs []sched.Job
 	var builders []sched.Builder
+	var file *planFile
 	if c.string("file") != "" {
-		file, err := readJobs(c)
-		if err != nil {
+		var err error
+		if file, err = readJobs(c); err != nil {
 			return err
 		}
 		if jobs, builders, err = file.jobs(); err != nil {
@@ -343,6 +345,9 @@ func (f *Farm) simulate(ctx context.Context, c *Call, slots int) error {
 			return context.Cause(ctx)
 		}
 		res, err := sched.Simulate(jobs, builders, o.policy, 1)
+		if cycle := (*sched.CycleError)(nil); file != nil && errors.As(err, &cycle) {
+			return fmt.Errorf("plan: job %.80q is in a cycle of needs, or behind one: leave one of them out", file.Jobs[cycle.Job].Name)
+		}
 		if err != nil {
 			return err
 		}

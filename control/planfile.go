@@ -52,7 +52,7 @@ func readJobs(c *Call) (*planFile, error) {
 	dec := json.NewDecoder(io.LimitReader(c.In, maxPlanFile))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&file); err != nil {
-		return nil, fmt.Errorf("plan: the file cannot be read: %w", err)
+		return nil, fmt.Errorf("plan: the file cannot be read: %w: doc/control.md says what is in it, and plan --export writes one", err)
 	}
 	if file.Version != 1 {
 		return nil, fmt.Errorf("plan: the file has \"quarry_plan\": %d, and 1 is known here", file.Version)

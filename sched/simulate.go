@@ -117,6 +117,14 @@ type simulation struct {
 // epoch is when simulations begin.
 var epoch = time.Unix(0, 0)
 
+// CycleError is of a job that needs itself, directly or through others, or needs
+// one that does.
+type CycleError struct{ Job int }
+
+func (e *CycleError) Error() string {
+	return fmt.Sprintf("job %d is in a cycle, or behind one: cut it first", e.Job)
+}
+
 // Simulate plays jobs on builders. A job that needs itself, in a cycle or
 // directly, or an index that is out of range, is an error. seed is for Random.
 func Simulate(jobs []Job, builders []Builder, policy Policy, seed uint64) (*Result, error) {
@@ -162,7 +170,7 @@ func (s *simulation) sort() error {
 	}
 	if len(s.order) < n {
 		i := slices.IndexFunc(left, func(k int32) bool { return k > 0 })
-		return fmt.Errorf("job %d is in a cycle, or behind one: cut it first", i)
+		return &CycleError{Job: i}
 	}
 	s.paths = make([]time.Duration, n)
 	for at := n - 1; at >= 0; at-- {
