@@ -242,13 +242,19 @@ func (p *pool) wake(ctx context.Context) {
 	p.mu.Unlock()
 	for _, e := range all {
 		if _, ok, err := p.s.present(ctx, e); ok && err == nil {
-			p.mu.Lock()
-			if sh := p.shelf(e); sh != nil {
-				sh.use(time.Now())
-			}
-			p.mu.Unlock()
+			p.used(e)
 		}
 	}
+}
+
+// used counts a use of an environment.
+func (p *pool) used(e env) {
+	p.mu.Lock()
+	if sh := p.shelf(e); sh != nil {
+		sh.use(time.Now())
+	}
+	p.mu.Unlock()
+	p.nudge()
 }
 
 // shut ends what is under way and drops what is ready. It waits for the first

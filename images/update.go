@@ -66,6 +66,9 @@ func (s *Store) renew(ctx context.Context, e env, progress func(Progress)) (Inst
 			s.log.Info("an instance is made", "environment", e.String(), "digest", r.Digest, "base", r.Base.Digest, "took", time.Since(began))
 			s.dropWarm(e.channel, e.arch)
 		}
+		if old.Image == "" {
+			s.pool.used(e) // as at the start of the farm: the first build finds one ready
+		}
 		return r.Instance, nil
 	}
 	if ctx.Err() != nil {
