@@ -2,6 +2,8 @@ package hooks
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/repos"
 )
 
 // Channel is a channel that may be pushed to.
@@ -130,6 +133,28 @@ func (e *Env) learn() (standard string, err error) {
 func (e Env) find(name string) *Channel {
 	if i := slices.IndexFunc(e.Channels, func(c Channel) bool { return c.Name == name }); i >= 0 {
 		return &e.Channels[i]
+	}
+	return nil
+}
+
+// mayTake reports why the pusher may not move or delete a branch whose release
+// is on a channel of other people's: whoever may push to a channel decides what
+// leaves it, too.
+func (e Env) mayTake(ctx context.Context, ref Ref, standard string) error {
+	if !ref.Release() || isZero(ref.Old) {
+		return nil
+	}
+	push, ok, err := repos.ReadPush(ctx, e.Repo, ref.Name)
+	if err != nil {
+		return fmt.Errorf("%s: the channel that it is on cannot be read: %w", ref.Name, err)
+	}
+	on := cmp.Or(e.Channel, standard)
+	if ok && push.Commit == ref.Old && push.Channel != "" {
+		on = push.Channel
+	}
+	if c := e.find(on); c != nil && !e.Identity.Among(c.Push) {
+		return fmt.Errorf("%s is on %s, and %s may not push there: %s may; ask one of them, or release another version",
+			ref.Name, c.Name, show(e.Identity.User), quarry.People(c.Push))
 	}
 	return nil
 }

@@ -73,6 +73,36 @@ func TestChannelPermission(t *testing.T) {
 	}
 }
 
+// Who may not push to a channel cannot take anything out of it either: neither
+// by deleting the branch, nor by moving it to another channel.
+func TestChannelTaken(t *testing.T) {
+	list := []hooks.Channel{{Name: "sealed", Push: []string{"role:admin"}}, {Name: "testing"}}
+	s := newServer(t, "hello")
+	if err := hooks.Share(s.opts.Spool, "testing", list); err != nil {
+		t.Fatal(err)
+	}
+	alice, root := []string{"QUARRY_USER=alice", "QUARRY_ROLE=maintainer"}, []string{"QUARRY_USER=root", "QUARRY_ROLE=admin"}
+	dir := testpkg.Init(t, "hello")
+	push := func(who []string, refused string, args ...string) {
+		t.Helper()
+		out, err := s.push(t, dir, who, args...)
+		switch {
+		case refused == "" && err != nil:
+			t.Errorf("push %v: %v\n%s", args, err, out)
+		case refused != "" && (err == nil || !strings.Contains(out, refused)):
+			t.Errorf("push %v: want a refusal with %q, got %v\n%s", args, refused, err, out)
+		}
+	}
+	push(root, "", "-o", "channel=sealed", s.repo, "HEAD:hello-1.0")
+	testpkg.Git(t, dir, "commit", "-q", "--allow-empty", "-m", "Change")
+	push(alice, "hello-1.0 is on sealed, and alice may not push there: admins may", s.repo, "HEAD:hello-1.0")
+	push(alice, "hello-1.0 is on sealed", s.repo, ":hello-1.0")
+	push(root, "", s.repo, "HEAD:hello-1.0") // moves it to testing
+	testpkg.Git(t, dir, "commit", "-q", "--allow-empty", "-m", "Change again")
+	push(alice, "", s.repo, "HEAD:hello-1.0")
+	push(alice, "", s.repo, ":hello-1.0")
+}
+
 // A list that cannot be read lets nobody through: it may hold the channel that
 // is pushed to. It is no push either.
 func TestChannelsBroken(t *testing.T) {

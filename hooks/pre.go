@@ -157,6 +157,11 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer,
 			bad++
 			continue
 		}
+		if err := env.mayTake(ctx, ref, standard); err != nil {
+			say("%v", err)
+			bad++
+			continue
+		}
 		if ref.Deleted() || !ref.Release() {
 			if ref.Release() {
 				gone = append(gone, ref.Version)
