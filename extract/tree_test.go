@@ -427,6 +427,9 @@ func TestTreeCancelled(t *testing.T) {
 		store := newStore(t)
 		_, _, err := Tree(ctx, root, options(Options{Store: store}))
 		cancel()
+		if after > 0 && err == nil {
+			continue // a fast machine was done by then
+		}
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after %v: error %v", after, err)
 		}
