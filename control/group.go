@@ -233,14 +233,8 @@ func (f *Farm) followGroup(ctx context.Context, c *Call, g queue.Group) error {
 			fmt.Fprintln(c.Out, groupLine(c, now))
 			return ErrBuild
 		}
-		select {
-		case _, ok := <-changes:
-			if !ok {
-				return queue.ErrStopped
-			}
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := nextChange(ctx, changes); err != nil {
+			return err
 		}
 	}
 }

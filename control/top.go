@@ -195,7 +195,7 @@ func (f *Farm) look(c *Call, w io.Writer, height int, draw bool, every time.Dura
 	st := f.Queue.Status()
 	head := "nothing is being built"
 	if len(builds) > 0 {
-		head = plural(len(builds), "build", "builds") + " running"
+		head = human.Count(len(builds), "build") + " running"
 	}
 	head = human.Paint(head, human.Bold, c.Term.Color)
 	if n := st.Counts[quarry.Queued] + st.Counts[quarry.Waiting]; n > 0 {
@@ -250,7 +250,7 @@ func (f *Farm) look(c *Call, w io.Writer, height int, draw bool, every time.Dura
 }
 
 func machineText(m use.Machine) string {
-	s := plural(m.CPUs, "CPU", "CPUs")
+	s := human.Count(m.CPUs, "CPU")
 	if m.Memory.Known && m.Available.Known {
 		s += fmt.Sprintf(", memory %s of %s in use", human.Size(m.Memory.N-m.Available.N), human.Size(m.Memory.N))
 	}
@@ -375,11 +375,4 @@ func count(n cgroup.Count) string {
 		return "-"
 	}
 	return fmt.Sprint(n.N)
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }

@@ -78,7 +78,7 @@ func (f *Farm) used(c *Call, n int64, lines int) error {
 			fmt.Fprintln(c.Out)
 		}
 		fmt.Fprintf(c.Out, "%s, %s, one every %s and at the ends of steps\n\n", what,
-			plural(len(a.Samples), "sample", "samples"), human.Duration(a.Every))
+			human.Count(len(a.Samples), "sample"), human.Duration(a.Every))
 		if err := writeSeries(c, a, lines); err != nil {
 			return err
 		}

@@ -288,16 +288,25 @@ func (f *Farm) follow(ctx context.Context, c *Call, n int64) error {
 		}
 		standing(b)
 		// The attempt is over or has not begun: wait for the next change.
-		select {
-		case _, ok := <-changes:
-			if !ok {
-				return queue.ErrStopped
-			}
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := nextChange(ctx, changes); err != nil {
+			return err
 		}
 	}
+}
+
+// nextChange waits for the next change of a build, and looks again each second all
+// the same. An error says that there is nothing more to wait for.
+func nextChange(ctx context.Context, changes <-chan quarry.Build) error {
+	select {
+	case _, ok := <-changes:
+		if !ok {
+			return queue.ErrStopped
+		}
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // clean makes log text fit for a terminal: a build's output is hostile.

@@ -132,25 +132,7 @@ func (r *Repo) land(ctx context.Context, g *group, list []stagedRecord, hold boo
 	now := r.opts.Now()
 	h := set.add(plumbing.CommitObject, commitObject(tree, tip, signature(g.By.Name, g.By.Email, g.By.User, g.At),
 		signature(r.opts.Name, r.opts.Email, "Quarry", now), groupMessage(g, list)))
-	drop, err := r.store(&set)
-	if err != nil {
-		return tip, err
-	}
-	r.stored()
-	if tip.IsZero() {
-		err = r.adoptHead(g.Channel)
-	}
-	moved := false
-	if err == nil && lock == nil {
-		lock, err = r.holdRef(ctx, g.Channel)
-	}
-	if err == nil {
-		moved, err = lock.move(tip, h)
-	}
-	if !moved {
-		drop()
-	}
-	return h, err
+	return r.advance(ctx, g.Channel, lock, tip, h, &set)
 }
 
 // landed finds the commit with which the group has landed already: when the daemon

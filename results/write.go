@@ -159,25 +159,34 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []b
 		signature(author.Name, author.Email, author.User, authored),
 		signature(r.opts.Name, r.opts.Email, "Quarry", now),
 		r.message(rec, b)))
-	drop, err := r.store(&set)
+	return r.advance(ctx, rec.Channel, lock, tip, h, &set)
+}
+
+// advance stores objects and moves a channel from one commit to the next, which is
+// among them; errMoved says that the channel moved under it. lock is the
+// channel's, which the caller releases, or nil: then it is held for the move alone.
+func (r *Repo) advance(ctx context.Context, channel string, lock *refLock, tip, next plumbing.Hash, set *objectSet) (plumbing.Hash, error) {
+	drop, err := r.store(set)
 	if err != nil {
 		return tip, err
 	}
 	r.stored()
 	if tip.IsZero() {
-		err = r.adoptHead(rec.Channel)
+		err = r.adoptHead(channel)
 	}
 	moved := false
 	if err == nil && lock == nil {
-		lock, err = r.holdRef(ctx, rec.Channel)
+		if lock, err = r.holdRef(ctx, channel); err == nil {
+			defer lock.release()
+		}
 	}
 	if err == nil {
-		moved, err = lock.move(tip, h)
+		moved, err = lock.move(tip, next)
 	}
 	if !moved {
 		drop()
 	}
-	return h, err
+	return next, err
 }
 
 // stored counts a pack that was written, and has them melted together now and
