@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/durable"
 	"github.com/Morphux/quarry/repos"
 )
 
@@ -79,19 +80,7 @@ func Share(dir, standard string, list []Channel) (err error) {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
-	f, err := os.CreateTemp(dir, "."+shared+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return durable.WriteFile(path, data, 0o644, "."+shared+"-*")
 }
 
 // readShared reads what Share left. A spool in which no Quarry has left anything

@@ -1,7 +1,6 @@
 package images
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
@@ -16,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Morphux/quarry/internal/durable"
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
@@ -276,7 +276,7 @@ func (w *copyWriter) keep(a archive, digest string) error {
 	if err := os.Rename(w.f.Name(), a.copyPath(digest)); err != nil {
 		return fmt.Errorf("clean copy of the base cannot be named: %w", err)
 	}
-	return syncDir(a.dir)
+	return durable.SyncDir(a.dir)
 }
 
 // discard removes the copy unless it was kept.
@@ -357,32 +357,10 @@ func (e *copyError) Unwrap() error { return e.err }
 
 // writeDurable writes a small file so that it is either the old or the new one
 // whatever happens.
-func writeDurable(path string, data []byte) (err error) {
+func writeDurable(path string, data []byte) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, newPrefix+"*")
-	if err != nil {
-		return explainFull(dir, err)
-	}
-	_, err = io.Copy(f, bytes.NewReader(data))
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return explainFull(dir, err)
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes names in a folder outlast a loss of power.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return explainFull(dir, durable.WriteFile(path, data, 0o644, newPrefix+"*"))
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/durable"
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sys/unix"
 )
@@ -179,7 +180,7 @@ func (s *Store) Remove(user string) error {
 		}
 		return fmt.Errorf("there is no %s in %s: there is %s", user, s.dir, orNobody(users))
 	}
-	return syncDir(s.dir)
+	return durable.SyncDir(s.dir)
 }
 
 func orNobody(users []string) string {
@@ -209,45 +210,13 @@ func (s *Store) lock() (unlock func(), err error) {
 }
 
 // writeFile replaces a file in one step: readers see the old text or the new.
-func writeFile(path string, data []byte) (err error) {
+func writeFile(path string, data []byte) error {
 	// Through a link, as the reader reads: replace what it points to.
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
+	if err := durable.WriteFile(path, data, 0o644, ".new-*"); err != nil {
 		return fmt.Errorf("%s cannot be written: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-			err = fmt.Errorf("%s cannot be written: %w", path, err)
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	if err = f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return nil
 }

@@ -49,7 +49,7 @@ func WritePush(ctx context.Context, repo, branch string, p Push) error {
 	// One transaction, which holds only if the branch is still there.
 	ref := "refs/heads/" + branch
 	change := fmt.Sprintf("verify %s %s\nupdate %s/%s %s\n", ref, p.Commit, pushFolder, branch, blob)
-	if _, err = git(ctx, "", []byte(change), append(durable(repo), "update-ref", "--stdin")...); err == nil {
+	if _, err = git(ctx, "", []byte(change), append(durably(repo), "update-ref", "--stdin")...); err == nil {
 		return nil
 	}
 	heads, rerr := gitfs.Refs(ctx, repo, "refs/heads")
@@ -82,7 +82,7 @@ func WriteNext(ctx context.Context, repo string, list []Next) error {
 	if len(list) == 0 {
 		return nil
 	}
-	if _, err := git(ctx, "", []byte(change.String()), append(durable(repo), "update-ref", "--stdin")...); err != nil {
+	if _, err := git(ctx, "", []byte(change.String()), append(durably(repo), "update-ref", "--stdin")...); err != nil {
 		return notNoted(list[0].Branch, repo, err)
 	}
 	return nil
@@ -92,9 +92,9 @@ func notNoted(branch, repo string, err error) error {
 	return fmt.Errorf("push of %s cannot be noted in %s: %w", branch, repo, err)
 }
 
-// durable begins git's arguments. Repositories of other servers may not be set
+// durably begins git's arguments. Repositories of other servers may not be set
 // to keep what they confirm.
-func durable(repo string) []string {
+func durably(repo string) []string {
 	return []string{"-c", "core.fsync=committed,reference", "-c", "core.filesRefLockTimeout=10000", "--git-dir=" + repo}
 }
 
@@ -112,7 +112,7 @@ func writeNote(ctx context.Context, repo, branch string, p Push) (blob string, e
 		err = fmt.Errorf("it takes %d bytes, and %d is the most", len(data), maxPush)
 	}
 	if err == nil {
-		blob, err = git(ctx, "", data, append(durable(repo), "hash-object", "-w", "--stdin")...)
+		blob, err = git(ctx, "", data, append(durably(repo), "hash-object", "-w", "--stdin")...)
 	}
 	if err != nil {
 		return "", notNoted(branch, repo, err)

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/durable"
 	"github.com/Morphux/quarry/internal/gitfs"
 	"github.com/Morphux/quarry/recipe"
 )
@@ -163,7 +164,7 @@ func (r *Repos) Ensure(name string) (string, error) {
 		}
 		return "", fmt.Errorf("repository of %s cannot be made: %w", name, err)
 	}
-	return path, syncDir(r.dir)
+	return path, durable.SyncDir(r.dir)
 }
 
 func (r *Repos) make(path string) error {
@@ -186,14 +187,6 @@ func (r *Repos) make(path string) error {
 		return r.Prepare(path)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // git runs stock git and gives what it prints. Nothing of the environment that
