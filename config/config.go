@@ -33,6 +33,8 @@ type Config struct {
 	// Builder is the name of this machine in records; the host's name by default.
 	Builder  string              `toml:"builder"`
 	SSH      SSH                 `toml:"ssh"`
+	Web      Web                 `toml:"web"`
+	Protocol Protocol            `toml:"protocol"`
 	Podman   Podman              `toml:"podman"`
 	Build    Build               `toml:"build"`
 	Limits   Limits              `toml:"limits"`
@@ -190,6 +192,8 @@ func Default() *Config {
 		DefaultChannel: "testing",
 		Builder:        host,
 		SSH:            SSH{Listen: "127.0.0.1:2222"},
+		Web:            Web{Listen: "127.0.0.1:6680"},
+		Protocol:       Protocol{Listen: "127.0.0.1:6694"},
 		Podman:         Podman{IDBase: 100000},
 		Build:          Build{Standard: Duration(30 * time.Second)},
 		Limits: Limits{

@@ -19,7 +19,7 @@ func TestDoctorTroubles(t *testing.T) {
 	arch := config.HostArch()
 	s := newServer(t, t.TempDir())
 	// No base from elsewhere.
-	text := fmt.Sprintf("state = \"state\"\n[ssh]\nlisten = \"127.0.0.1:%d\"\n[channel.testing]\narchs = [%q]\n", s.port, arch)
+	text := fmt.Sprintf("state = \"state\"\n%s[channel.testing]\narchs = [%q]\n", s.doors(), arch)
 	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,9 @@ type server struct {
 	bin    string
 	dir    string // everything of this server's
 	config string
-	port   int
+	port   int // of SSH
+	web    int // of HTTP
+	text   int // of the text protocol
 	image  string // podman storage with the base
 	env    []string
 
@@ -57,13 +59,16 @@ func needTools(t testing.TB, tools ...string) {
 func newServer(t testing.TB, dir string) *server {
 	t.Helper()
 	needTools(t, "git", "ssh", "ssh-keygen", "podman")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	s := &server{bin: quarryBin(t), dir: dir, config: filepath.Join(dir, "quarry.toml"), image: testbase.ImageStore(t)}
+	// All are held until each is known, so that no two are the same.
+	for _, port := range []*int{&s.port, &s.web, &s.text} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		*port = l.Addr().(*net.TCPAddr).Port
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	s := &server{bin: quarryBin(t), dir: dir, config: filepath.Join(dir, "quarry.toml"), port: port, image: testbase.ImageStore(t)}
 	s.env = append(testpkg.Env(),
 		"HOME="+dir, "TMPDIR="+os.TempDir(),
 		"PATH="+filepath.Dir(s.bin)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin",
@@ -84,10 +89,15 @@ func (s *server) writeConfig(t testing.TB, extra string) {
 	if strings.Contains(extra, "[channel.testing]") {
 		archs = ""
 	}
-	text := fmt.Sprintf("state = \"state\"\n[ssh]\nlisten = \"127.0.0.1:%d\"\n[podman]\nimage_stores = [%q]\n%s%s", s.port, s.image, archs, extra)
+	text := fmt.Sprintf("state = \"state\"\n%s[podman]\nimage_stores = [%q]\n%s%s", s.doors(), s.image, archs, extra)
 	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// doors is the part of a configuration that says where the server listens.
+func (s *server) doors() string {
+	return fmt.Sprintf("[ssh]\nlisten = \"127.0.0.1:%d\"\n[web]\nlisten = \"127.0.0.1:%d\"\n[protocol]\nlisten = \"127.0.0.1:%d\"\n", s.port, s.web, s.text)
 }
 
 // as has ssh and git act for the holder of a key.
