@@ -36,9 +36,9 @@ type server struct {
 	bin    string
 	dir    string // everything of this server's
 	config string
-	port   int // of SSH
-	web    int // of HTTP
-	text   int // of the text protocol
+	port   int    // of SSH
+	web    int    // of HTTP
+	text   int    // of the text protocol
 	image  string // podman storage with the base
 	env    []string
 
