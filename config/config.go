@@ -192,7 +192,7 @@ func Default() *Config {
 		DefaultChannel: "testing",
 		Builder:        host,
 		SSH:            SSH{Listen: "127.0.0.1:2222"},
-		Web:            Web{Listen: "127.0.0.1:6680"},
+		Web:            Web{Listen: "127.0.0.1:6680", Public: true, MaxUpload: 2 << 30},
 		Protocol:       Protocol{Listen: "127.0.0.1:6694"},
 		Podman:         Podman{IDBase: 100000},
 		Build:          Build{Standard: Duration(30 * time.Second)},
@@ -310,6 +310,9 @@ func (c *Config) check() error {
 	}
 	if err := c.checkWorkers(); err != nil {
 		return err
+	}
+	if err := c.checkWeb(); err != nil {
+		return bad("%w", err)
 	}
 	if _, port, err := net.SplitHostPort(c.SSH.Listen); err != nil || port == "" {
 		return bad("ssh.listen %q is no address: write it as \"127.0.0.1:2222\", or \":2222\" for all interfaces", c.SSH.Listen)

@@ -3,6 +3,20 @@ package config
 // Web is the door for browsers and for programs that speak HTTP.
 type Web struct {
 	Listen string `toml:"listen"` // e.g. 127.0.0.1:6680; blank: there is none
+	// URL is how people reach it, e.g. https://farm.example.org; blank: by what it
+	// listens on.
+	URL       string `toml:"url"`
+	Public    bool   `toml:"public"`     // whoever has no token may look
+	TLS       string `toml:"tls"`        // self: with a certificate of the farm's own making
+	Cert      string `toml:"cert"`       // file with a certificate, and those that it leads to
+	Key       string `toml:"key"`        // file with its key
+	MaxUpload Size   `toml:"max_upload"` // bytes of the largest upload
+	// Proxy says that every connection comes from a proxy of one's own, and that
+	// what it says of its clients is true.
+	Proxy bool `toml:"proxy"`
+	// InsecureTokens has tokens taken that came over the network readable for
+	// everybody on the way.
+	InsecureTokens bool `toml:"insecure_tokens"`
 }
 
 // Protocol is the door for programs that speak the text protocol.
