@@ -126,6 +126,14 @@ type Failure struct {
 	Command   string   `json:"command"`         // what the step ran, as a person would type it
 	Reproduce string   `json:"reproduce"`       // a command that shows the failure again
 	Paths     []string `json:"paths,omitempty"` // for escape and output: the paths, quoted when odd
+
+	// The following explain it, from the attempt's whole log (see package explain).
+	// All text is safe to show and bounded.
+	Class   string   `json:"class,omitempty"`   // kind of trouble, e.g. missing-header; doc/failures.md lists them
+	Error   string   `json:"error,omitempty"`   // first error line, e.g. "a.c:1:10: fatal error: zlib.h: No such file or directory"
+	Line    int64    `json:"line,omitempty"`    // its line in the build's log, from 1; 0 when there is none
+	Excerpt []string `json:"excerpt,omitempty"` // the lines around it, 20 at most
+	Hint    string   `json:"hint,omitempty"`    // what to do, one sentence
 }
 
 // HostInfo says where and in what the build ran.

@@ -49,6 +49,8 @@ type Farm struct {
 	Workers []graph.Worker
 	// Confirm says how large a push has to be to need -o confirm.
 	Confirm Confirm
+	// Why explains builds; nil: the farm cannot.
+	Why Why
 
 	drawOnce sync.Once
 	draws    chan struct{} // see drawing
