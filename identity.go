@@ -26,6 +26,9 @@ type Identity struct {
 	Packager
 	Role     Role     `json:"role"`
 	Packages []string `json:"packages,omitempty"` // patterns as of path.Match a maintainer may push; none: all
+	// Only narrows Packages: a name has to match one of these, too. It is what the
+	// token says that somebody has shown; none: nothing more than Packages.
+	Only []string `json:"only,omitempty"`
 }
 
 // MayPush reports whether the identity may push to, rebuild and cancel builds
@@ -35,12 +38,17 @@ func (id Identity) MayPush(pkg string) bool {
 	case RoleAdmin:
 		return true
 	case RoleMaintainer:
-		return len(id.Packages) == 0 || slices.ContainsFunc(id.Packages, func(pattern string) bool {
-			ok, err := path.Match(pattern, pkg)
-			return err == nil && ok
-		})
+		return matches(id.Packages, pkg) && matches(id.Only, pkg)
 	}
 	return false
+}
+
+// matches reports whether a name matches one of the patterns, if there are any.
+func matches(patterns []string, name string) bool {
+	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(pattern string) bool {
+		ok, err := path.Match(pattern, name)
+		return err == nil && ok
+	})
 }
 
 // MayRead reports whether the identity may fetch repositories and look at

@@ -417,6 +417,7 @@ func (c *Config) BuildMemory() int64 {
 // The places in the state folder.
 func (c *Config) Socket() string    { return filepath.Join(c.State, "quarry.sock") } // control socket
 func (c *Config) Keys() string      { return filepath.Join(c.State, "keys") }        // public keys of people
+func (c *Config) Tokens() string    { return filepath.Join(c.State, "tokens") }      // bearer tokens, without their secrets
 func (c *Config) Repos() string     { return filepath.Join(c.State, "repos") }       // package repositories
 func (c *Config) Results() string   { return filepath.Join(c.State, "results.git") } // the database
 func (c *Config) Artifacts() string { return filepath.Join(c.State, "artifacts") }

@@ -101,7 +101,7 @@ func identity(env map[string]string) (quarry.Identity, string) {
 	id.Role = quarry.RoleMaintainer
 	if r, ok := env["QUARRY_ROLE"]; ok {
 		id.Role = quarry.Role(r)
-		id.Packages = strings.Fields(env["QUARRY_PACKAGES"])
+		id.Packages, id.Only = strings.Fields(env["QUARRY_PACKAGES"]), strings.Fields(env["QUARRY_ONLY"])
 	}
 	for _, v := range [][2]string{
 		{"QUARRY_USER", "QUARRY_EMAIL"}, {"GL_USER", ""}, {"GITEA_PUSHER_NAME", "GITEA_PUSHER_EMAIL"},
@@ -161,6 +161,7 @@ func Environ(id quarry.Identity, pkg string) []string {
 	return []string{
 		"QUARRY_USER=" + id.User, "QUARRY_NAME=" + id.Name, "QUARRY_EMAIL=" + id.Email, "QUARRY_KEY=" + id.Key,
 		"QUARRY_ROLE=" + string(id.Role), "QUARRY_PACKAGES=" + strings.Join(id.Packages, " "),
+		"QUARRY_ONLY=" + strings.Join(id.Only, " "),
 		"QUARRY_PACKAGE=" + pkg,
 	}
 }

@@ -130,6 +130,27 @@ func (s *Store) Lookup(key ssh.PublicKey) (quarry.Identity, error) {
 	return id, nil
 }
 
+// User gives the identity of a person by name, without a key: for doors where
+// something else than a key proves who is there. The error is [ErrDisabled], or
+// says that there is nobody of the name, or why the folder cannot be read.
+func (s *Store) User(name string) (quarry.Identity, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.fresh(); err != nil {
+		return quarry.Identity{}, err
+	}
+	i, ok := slices.BinarySearchFunc(s.people, name, func(p Person, name string) int { return strings.Compare(p.User, name) })
+	switch {
+	case !ok:
+		return quarry.Identity{}, fmt.Errorf("nobody here is called %.40q: quarry key list says who there is", name)
+	case s.people[i].Disabled || s.people[i].broken:
+		return quarry.Identity{}, ErrDisabled
+	}
+	id := s.people[i].Identity
+	id.Packages = slices.Clone(id.Packages)
+	return id, nil
+}
+
 // List is everybody in the folder, by name, and what in it was not taken.
 func (s *Store) List() ([]Person, []Problem, error) {
 	s.mu.Lock()
