@@ -175,7 +175,7 @@ func TestPlanVerb(t *testing.T) {
 		!strings.Contains(out, "nothing can build 1 more") || !strings.HasSuffix(out, "... and 1 more build: -n shows more\n") {
 		t.Errorf("plan: %d, %s%s", code, errOut, out)
 	}
-	var plan planJSON
+	var plan Plan
 	out, _, _ = call(t, table, reader, Terminal{}, "plan", "--json", "--builders", "1")
 	if err := json.Unmarshal([]byte(out), &plan); err != nil || plan.Wanted != 4 || plan.Blocked != 1 || plan.Seconds != 360 || len(plan.Builds) != 3 ||
 		plan.Builds[0].Package != "one" || plan.Builds[0].Path != 240 || len(plan.Paused) != 1 {

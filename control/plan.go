@@ -83,8 +83,8 @@ func (f *Farm) builders(n int, channels []string) []sched.Builder {
 	return []sched.Builder{{Name: "here", Workers: workers, Slots: n, Memory: memory}}
 }
 
-// plannedJSON is a build that is wanted, and when it is expected.
-type plannedJSON struct {
+// Planned is a build that is wanted, and when it is expected.
+type Planned struct {
 	Build  int64        `json:"build"`
 	State  quarry.State `json:"state"`
 	Reason string       `json:"reason,omitempty"`
@@ -95,34 +95,61 @@ type plannedJSON struct {
 	Guessed bool    `json:"guessed,omitempty"` // no build of the package has told yet
 }
 
-type planJSON struct {
-	Builders int           `json:"builders"`
-	Builds   []plannedJSON `json:"builds"`  // in the order in which they are expected to begin
-	Wanted   int           `json:"wanted"`  // how many there are
-	Blocked  int           `json:"blocked"` // wanted, and nothing can build them: they are not among builds
-	Seconds  float64       `json:"seconds"` // until all are built
-	Work     float64       `json:"work"`    // seconds, one after the other
-	Guessed  int           `json:"guessed"`
-	Paused   []string      `json:"paused,omitempty"` // why nothing begins just now
+// Plan is what is wanted, in the order in which it is expected to begin. It is a
+// forecast and binds nobody.
+type Plan struct {
+	Builders int       `json:"builders"`
+	Builds   []Planned `json:"builds"`  // in the order in which they are expected to begin
+	Wanted   int       `json:"wanted"`  // how many there are
+	Blocked  int       `json:"blocked"` // wanted, and nothing can build them: they are not among builds
+	Seconds  float64   `json:"seconds"` // until all are built
+	Work     float64   `json:"work"`    // seconds, one after the other
+	Guessed  int       `json:"guessed"`
+	Paused   []string  `json:"paused,omitempty"` // why nothing begins just now
 }
 
 // afterRunning has what runs come first, whatever its path.
 const afterRunning = time.Nanosecond
 
-// wanted plays the builds that are under way.
-func (f *Farm) wanted(ctx context.Context, c *Call, slots int) error {
+// wanted shows the builds that are under way.
+func (f *Farm) wanted(ctx context.Context, c *Call, builders int) error {
 	channels, err := f.someChannels(c)
 	if err != nil {
 		return err
 	}
-	out := planJSON{Builds: []plannedJSON{}}
+	out, err := f.forecast(ctx, channels, builders)
+	if err != nil {
+		return err
+	}
+	jobs := len(out.Builds)
+	if most := c.int("limit"); !c.JSON() || c.Flags.Changed("limit") {
+		out.Builds = out.Builds[:min(jobs, most)]
+	}
+	if c.JSON() {
+		return c.emit(out)
+	}
+	return out.show(c, jobs)
+}
+
+// Plan plays the builds of some channels that are under way; of all channels when
+// none is named. It fails before everything has been planned once.
+func (f *Farm) Plan(ctx context.Context, channels ...string) (*Plan, error) {
+	if len(channels) == 0 {
+		channels = f.channelNames()
+	}
+	return f.forecast(ctx, channels, 0)
+}
+
+// forecast plays builds under way with so many builders; with 0 those there are.
+func (f *Farm) forecast(ctx context.Context, channels []string, slots int) (*Plan, error) {
+	out := &Plan{Builds: []Planned{}}
 	var jobs []sched.Job
 	var builds []quarry.Build
 	now := time.Now()
 	for _, channel := range channels {
 		p, err := f.picture(ctx, channel)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for n := range p.live {
 			if p.status.Of(n) == graph.Blocked {
@@ -150,7 +177,7 @@ func (f *Farm) wanted(ctx context.Context, c *Call, slots int) error {
 	list := f.builders(slots, channels)
 	res, err := sched.Simulate(jobs, list, sched.CriticalPath, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	paths := longest(jobs)
 	order := make([]int, len(jobs))
@@ -173,20 +200,14 @@ func (f *Farm) wanted(ctx context.Context, c *Call, slots int) error {
 		if guessed {
 			out.Guessed++
 		}
-		if len(out.Builds) == c.int("limit") && (!c.JSON() || c.Flags.Changed("limit")) {
-			continue
-		}
 		starts := res.Starts[i]
 		if starts <= afterRunning {
 			starts = 0
 		}
-		out.Builds = append(out.Builds, plannedJSON{Build: b.Number, State: b.State, Reason: b.Reason, Target: b.Target(),
+		out.Builds = append(out.Builds, Planned{Build: b.Number, State: b.State, Reason: b.Reason, Target: b.Target(),
 			Starts: seconds(starts), Takes: seconds(jobs[i].Takes), Path: seconds(paths[i]), Guessed: guessed})
 	}
-	if c.JSON() {
-		return c.emit(out)
-	}
-	return out.show(c, len(jobs))
+	return out, nil
 }
 
 // longest gives each job's path: its time and that of the longest chain of jobs
@@ -222,7 +243,7 @@ func longest(jobs []sched.Job) []time.Duration {
 	return paths
 }
 
-func (p *planJSON) show(c *Call, jobs int) error {
+func (p *Plan) show(c *Call, jobs int) error {
 	duration := func(s float64) string { return human.Duration(time.Duration(s * float64(time.Second))) }
 	switch {
 	case p.Wanted == 0:
