@@ -19,6 +19,7 @@ const (
 	maxPaths    = 1000
 	maxWarnings = 200
 	maxBy       = 8
+	maxExcerpt  = 20
 )
 
 // NewRecord says in a record what an outcome has found. sbuSeconds is how long
@@ -67,7 +68,9 @@ func NewRecord(o *quarry.Outcome, sbuSeconds float64) (*Record, error) {
 			Step: oneLine(f.Step, maxMessage), Cause: f.Cause, Message: oneLine(f.Message, maxMessage), Status: f.Status,
 			Command: cut(f.Command, maxCommand), Reproduce: cut(f.Reproduce, maxCommand),
 			Paths: lines(f.Paths, maxPaths),
-			Log:   logTail(o.LogLines),
+			Class: oneLine(f.Class, maxMessage), Error: oneLine(f.Error, maxMessage), Line: max(0, f.Line),
+			Excerpt: lines(f.Excerpt, maxExcerpt), Hint: oneLine(f.Hint, maxMessage),
+			Log: logTail(o.LogLines),
 		}
 	}
 	// The record is normalised here, so that what was written compares equal to

@@ -84,7 +84,14 @@ type Failure struct {
 	Command   string       `toml:"command,omitempty"`
 	Reproduce string       `toml:"reproduce,omitempty"`
 	Paths     []string     `toml:"paths,omitempty,multiline"`
-	Log       []string     `toml:"log,omitempty,multiline"` // the last 200 lines at most
+	// The following explain it, see quarry.Failure.
+	Class   string   `toml:"class,omitempty"`
+	Error   string   `toml:"error,omitempty"`
+	Line    int64    `toml:"line,omitempty"`
+	Excerpt []string `toml:"excerpt,omitempty,multiline"`
+	Hint    string   `toml:"hint,omitempty"`
+
+	Log []string `toml:"log,omitempty,multiline"` // the last 200 lines at most
 }
 
 // Times are durations in seconds. The named steps are wall time.
