@@ -146,8 +146,10 @@ type Verb struct {
 	Send string
 	// Keys says that the verb draws on a whole terminal until somebody types q. A
 	// door that has the terminal itself sees to the key; the others give In.
-	Keys  bool
-	Flags func(*pflag.FlagSet)
+	Keys bool
+	// Secret says that the answer holds a secret, which no door may keep.
+	Secret bool
+	Flags  func(*pflag.FlagSet)
 	// Ask gives a question that somebody at a terminal has to answer with yes
 	// first; "" when there is none. Such a verb has a flag --yes.
 	Ask func(c *Call) string

@@ -18,6 +18,7 @@ import (
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/queue"
+	"github.com/Morphux/quarry/tokens"
 	"github.com/spf13/pflag"
 )
 
@@ -49,6 +50,8 @@ type Farm struct {
 	Workers []graph.Worker
 	// Confirm says how large a push has to be to need -o confirm.
 	Confirm Confirm
+	// Tokens are the farm's bearer tokens; nil: it keeps none.
+	Tokens *tokens.Store
 	// Why explains builds; nil: the farm cannot.
 	Why Why
 
@@ -129,7 +132,7 @@ func Verbs(f *Farm) Table {
 	}
 	// Before help and the hidden ones.
 	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })
-	t = slices.Insert(t, at, append(f.groupVerbs(), f.imageVerbs()...)...)
+	t = slices.Insert(t, at, slices.Concat(f.groupVerbs(), f.imageVerbs(), f.tokenVerbs())...)
 	return t
 }
 
@@ -504,7 +507,9 @@ func (f *Farm) whoami(_ context.Context, c *Call) error {
 		name = fmt.Sprintf("%s (%s <%s>)", w.User, w.Name, w.Email)
 	}
 	fmt.Fprintf(c.Out, "%s, %s\n", human.Safe(name, false), w.Role)
-	if w.Key != "" && !isLocal(w) {
+	if id, ok := tokens.ID(w); ok {
+		fmt.Fprintf(c.Out, "token %s\n", id)
+	} else if w.Key != "" && !isLocal(w) {
 		fmt.Fprintf(c.Out, "key %s\n", w.Key)
 	}
 	switch {
@@ -515,6 +520,9 @@ func (f *Farm) whoami(_ context.Context, c *Call) error {
 		fmt.Fprintln(c.Out, "may push every package")
 	default:
 		fmt.Fprintf(c.Out, "may push %s\n", strings.Join(w.Packages, ", "))
+	}
+	if len(w.Only) > 0 {
+		fmt.Fprintf(c.Out, "of these %s, as the token says\n", strings.Join(w.Only, ", "))
 	}
 	switch {
 	case len(f.Channels) == 0:

@@ -99,11 +99,11 @@ type file struct {
 	User     string      `toml:"user"`
 	Name     string      `toml:"name,omitempty"`
 	Hash     string      `toml:"hash"`
-	Made     *time.Time  `toml:"made,omitempty"`
+	Made     time.Time   `toml:"made,omitzero"`
 	By       string      `toml:"by,omitempty"`
 	Role     quarry.Role `toml:"role,omitempty"`
 	Packages []string    `toml:"packages,omitempty"`
-	Expires  *time.Time  `toml:"expires,omitempty"`
+	Expires  time.Time   `toml:"expires,omitzero"`
 }
 
 // Store is a folder of tokens. Its methods may be called at the same time.
@@ -172,12 +172,8 @@ func (s *Store) Add(user string, o Options) (secret string, t Token, err error) 
 	id := encoding.EncodeToString(random[:5])
 	secret = "qry_" + id + "_" + encoding.EncodeToString(random[5:])
 	sum := sha256.Sum256([]byte(secret))
-	now := time.Now().UTC().Truncate(time.Second)
-	f := file{User: user, Name: o.Name, Hash: hex.EncodeToString(sum[:]), Made: &now, By: o.By, Role: o.Role, Packages: o.Packages}
-	if !o.Expires.IsZero() {
-		at := o.Expires.UTC().Truncate(time.Second)
-		f.Expires = &at
-	}
+	f := file{User: user, Name: o.Name, Hash: hex.EncodeToString(sum[:]), Made: time.Now().UTC().Truncate(time.Second), By: o.By,
+		Role: o.Role, Packages: o.Packages, Expires: o.Expires.UTC().Truncate(time.Second)}
 	if err := f.check(); err != nil {
 		return "", t, err
 	}
@@ -375,13 +371,7 @@ func printable(s string) bool {
 
 // token gives what a file says, and when the token was used.
 func (s *Store) token(id string, f file) Token {
-	t := Token{ID: id, User: f.User, Name: f.Name, Role: f.Role, Packages: f.Packages, By: f.By}
-	if f.Made != nil {
-		t.Made = *f.Made
-	}
-	if f.Expires != nil {
-		t.Expires = *f.Expires
-	}
+	t := Token{ID: id, User: f.User, Name: f.Name, Role: f.Role, Packages: f.Packages, Made: f.Made, By: f.By, Expires: f.Expires}
 	if info, err := os.Stat(s.usedPath(id)); err == nil {
 		t.Used = info.ModTime().UTC().Truncate(time.Second)
 	}

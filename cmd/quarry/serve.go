@@ -23,7 +23,9 @@ import (
 	"github.com/Morphux/quarry/repos"
 	"github.com/Morphux/quarry/results"
 	"github.com/Morphux/quarry/sshd"
+	"github.com/Morphux/quarry/tokens"
 	"github.com/Morphux/quarry/usage"
+	"github.com/Morphux/quarry/web"
 	"github.com/spf13/afero"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -72,6 +74,10 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
+	bearers, err := tokens.Open(c.Tokens(), people.User)
+	if err != nil {
+		return err
+	}
 	logs, err := livelog.Open(afero.NewBasePathFs(afero.NewOsFs(), c.LogDir()),
 		livelog.Options{MaxAge: time.Duration(c.Logs.Keep), MaxBytes: int64(c.Logs.Max)})
 	if err != nil {
@@ -117,7 +123,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
-	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Usage: used, Images: store, Channels: farmChannels(c), Version: version, Started: began,
+	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Usage: used, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
 		Default: c.DefaultChannel, Workers: c.Ways(), Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}})
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
@@ -128,6 +134,11 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return fmt.Errorf("ssh.listen %s cannot be listened on: %w", c.SSH.Listen, err)
 	}
 
+	site, siteListener, err := newWeb(c, web.Options{}, log)
+	if err != nil {
+		return err
+	}
+
 	log.Info("quarry serves", "version", version, "ssh", listener.Addr(), "state", c.State, "workers", c.Workers())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return q.Run(ctx) })
@@ -135,6 +146,10 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	group.Go(func() error { st.expect(ctx, q); return nil })
 	group.Go(func() error { return serveDoor(ctx, door, listener) })
 	group.Go(func() error { return control.Serve(ctx, socket, verbs, log) })
+	if site != nil {
+		log.Info("web serves", "url", c.Web.Base(), "listen", siteListener.Addr())
+		group.Go(func() error { return site.Serve(ctx, siteListener) })
+	}
 	group.Go(func() error { return people.Watch(ctx) })
 	group.Go(func() error {
 		return hooks.Watch(ctx, c.Spool(), log, func(p hooks.Push) error {

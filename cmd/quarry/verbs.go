@@ -40,6 +40,14 @@ built against each other, and land on their channel as one commit when all of th
 have succeeded.`,
 		Args: cobra.NoArgs,
 	},
+	"token": {
+		Use:   "token",
+		Short: "Let programs in that cannot hold an SSH key",
+		Long: `A token lets in as its user, over HTTP and over the text protocol, and never
+further than the user may go. These commands ask the daemon, or do the work
+themselves while none runs.`,
+		Args: cobra.NoArgs,
+	},
 }
 
 // verbCmds makes a command of every verb in the table: it carries the words to
@@ -141,6 +149,8 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, ar
 	case !errors.Is(err, control.ErrUnreachable):
 	case v.Alone:
 		code, err = a.alone(cmd, c, words, client.In, ends)
+	case strings.HasPrefix(v.Name, "token "):
+		code, err = a.tokensAlone(cmd, c, words, ends)
 	case v.Send != "" && client.In != nil: // what is asked is about the file alone
 		table := control.Verbs(&control.Farm{Channels: farmChannels(c), Default: c.DefaultChannel, Version: version})
 		code, err = table.Run(ctx, control.Owner(), words, client.In, cmd.OutOrStdout(), cmd.ErrOrStderr(), ends), nil
