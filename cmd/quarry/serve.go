@@ -26,6 +26,7 @@ import (
 	"github.com/Morphux/quarry/tokens"
 	"github.com/Morphux/quarry/usage"
 	"github.com/Morphux/quarry/web"
+	"github.com/Morphux/quarry/web"
 	"github.com/spf13/afero"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -139,6 +140,11 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 
+	site, siteListener, err := newWeb(c, web.Options{}, log)
+	if err != nil {
+		return err
+	}
+
 	log.Info("quarry serves", "version", version, "ssh", listener.Addr(), "state", c.State, "workers", c.Workers())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return q.Run(ctx) })
@@ -146,6 +152,10 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	group.Go(func() error { st.expect(ctx, q); return nil })
 	group.Go(func() error { return serveDoor(ctx, door, listener) })
 	group.Go(func() error { return control.Serve(ctx, socket, verbs, log) })
+	if site != nil {
+		log.Info("web serves", "url", c.Web.Base(), "listen", siteListener.Addr())
+		group.Go(func() error { return site.Serve(ctx, siteListener) })
+	}
 	if site != nil {
 		log.Info("web serves", "url", c.Web.Base(), "listen", siteListener.Addr())
 		group.Go(func() error { return site.Serve(ctx, siteListener) })

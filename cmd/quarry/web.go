@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+
+	"github.com/Morphux/quarry/config"
+	"github.com/Morphux/quarry/web"
+)
+
+// newWeb makes the web door and opens what it listens on; both are nil where
+// there is to be none. o holds what is shown there.
+func newWeb(c *config.Config, o web.Options, log *slog.Logger) (*web.Server, net.Listener, error) {
+	if c.Web.Listen == "" {
+		return nil, nil, nil
+	}
+	o.Public, o.Proxy, o.InsecureTokens, o.URL, o.Log = c.Web.Public, c.Web.Proxy, c.Web.InsecureTokens, c.Web.Base(), log
+	o.Limits.Upload = int64(c.Web.MaxUpload)
+	cert, err := webCertificate(c, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	o.TLS = cert
+	l, err := web.Listen(c.Web.Listen)
+	if err != nil {
+		return nil, nil, err
+	}
+	if cert != nil {
+		log.Info("web speaks TLS", "pin", cert.Pin(), "ends", cert.Ends())
+	} else if host, _, _ := net.SplitHostPort(c.Web.Listen); !c.Web.Proxy && !loopback(host) {
+		log.Warn("the web door is open to the network without TLS: it takes no tokens from there; web.tls = \"self\" makes a certificate", "listen", l.Addr())
+	}
+	return web.New(o), l, nil
+}
+
+// webCertificate is the certificate that the configuration says; nil for none.
+func webCertificate(c *config.Config, log *slog.Logger) (*web.Certificate, error) {
+	if cert, key := c.Certificate(); cert != "" {
+		return web.GivenCertificate(cert, key, log)
+	}
+	if c.Web.TLS != config.SelfSigned {
+		return nil, nil
+	}
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	if host, err := os.Hostname(); err == nil {
+		names = append(names, host)
+	}
+	if u, err := url.Parse(c.Web.Base()); err == nil {
+		names = append(names, u.Hostname())
+	}
+	if host, _, _ := net.SplitHostPort(c.Web.Listen); host != "" && !net.ParseIP(host).IsUnspecified() {
+		names = append(names, host)
+	}
+	cert, err := web.OwnCertificate(c.TLS(), names, log)
+	if err != nil {
+		return nil, fmt.Errorf("web.tls: %w", err)
+	}
+	return cert, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
