@@ -70,6 +70,11 @@ type Terminal struct {
 	Height int  `json:"height,omitempty"` // lines; 0: not known
 	Color  bool `json:"color,omitempty"`
 	Live   bool `json:"live,omitempty"` // standard error is a terminal too: progress may draw there
+
+	Name string `json:"name,omitempty"` // the kind of terminal, as TERM has it
+	// Resize gives the terminal's columns and lines when they change; nil: they do
+	// not, as far as the door knows.
+	Resize <-chan [2]int `json:"-"`
 }
 
 // Call is one use of a verb.
@@ -83,6 +88,8 @@ type Call struct {
 	Err   io.Writer // for what is no answer, such as progress
 	Term  Terminal
 	Echo  bool // what is typed has to be shown by us
+
+	wire io.Writer // Out, as it reaches a terminal that was left as it is (see Verb.Raw)
 }
 
 // JSON reports whether the caller wants JSON.
@@ -147,6 +154,11 @@ type Verb struct {
 	// Keys says that the verb draws on a whole terminal until somebody types q. A
 	// door that has the terminal itself sees to the key; the others give In.
 	Keys bool
+	// Raw says that with an argument the verb takes the caller's terminal as it is,
+	// with every key that is typed, and that what follows that argument is a command
+	// line of its own, in which no flags are looked for. A door that has that line as
+	// it was typed gives it as one word.
+	Raw bool
 	// Secret says that the answer holds a secret, which no door may keep.
 	Secret bool
 	Flags  func(*pflag.FlagSet)
@@ -162,6 +174,7 @@ func (v *Verb) NewFlags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet(v.Name, pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
+	fs.SetInterspersed(!v.Raw)
 	if !v.Text {
 		fs.Bool("json", false, "print JSON for scripts")
 	}
@@ -219,14 +232,18 @@ func (t Table) unknown(words []string) error {
 // Run checks and runs one call. argv begins with the verb's name. in may be nil.
 // Errors are written to errOut as one line; the exit code is returned.
 func (t Table) Run(ctx context.Context, who quarry.Identity, argv []string, in io.Reader, out, errOut io.Writer, term Terminal) int {
-	err := t.run(ctx, who, argv, in, out, errOut, term)
-	if err != nil && !errors.Is(err, ErrBuild) {
+	wire := out
+	if term.TTY && t.Raw(argv) {
+		out, errOut = lineEnds{out}, lineEnds{errOut}
+	}
+	err := t.run(ctx, who, argv, in, out, errOut, wire, term)
+	if err != nil && !errors.Is(err, ErrBuild) && !errors.Is(err, errSaid) {
 		fmt.Fprintf(errOut, "quarry: %s\n", human.Safe(strings.ReplaceAll(err.Error(), "\n", "; "), false))
 	}
 	return Code(err)
 }
 
-func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, in io.Reader, out, errOut io.Writer, term Terminal) error {
+func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, in io.Reader, out, errOut, wire io.Writer, term Terminal) error {
 	if len(argv) == 0 {
 		argv = []string{"help"}
 	}
@@ -254,7 +271,7 @@ func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, in i
 		return &Error{ExitForbidden, fmt.Errorf("%s: only maintainers may do this, and you are a %s", v.Name, who.Role)}
 	}
 	// Who types at a terminal that is not this machine's sees nothing of it.
-	c := &Call{Verb: v, Who: who, Args: args, Flags: fs, In: in, Out: out, Err: errOut, Term: term, Echo: true}
+	c := &Call{Verb: v, Who: who, Args: args, Flags: fs, In: in, Out: out, Err: errOut, Term: term, Echo: true, wire: wire}
 	if term.TTY && in != nil {
 		if err := v.Confirm(c); err != nil {
 			return err

@@ -289,6 +289,7 @@ func (f *Farm) one(c *Call, b quarry.Build) error {
 	when("ended", b.Ended)
 	row("record", b.Record)
 	row("key", b.Key)
+	row("shell", f.ShellHint(b.Number))
 	_, err := t.WriteTo(c.Out)
 	return err
 }

@@ -33,8 +33,9 @@ type request struct {
 }
 
 type input struct {
-	In  []byte `json:"in,omitempty"` // standard input
-	End bool   `json:"end,omitempty"`
+	In   []byte  `json:"in,omitempty"` // standard input
+	End  bool    `json:"end,omitempty"`
+	Size *[2]int `json:"size,omitempty"` // of the terminal from now on: columns and lines
 }
 
 type reply struct {
@@ -138,13 +139,15 @@ func answer(ctx context.Context, c *net.UnixConn, verbs Table, log *slog.Logger)
 		defer cancel()
 		var in io.Reader
 		var feed *io.PipeWriter
+		sizes := make(chan [2]int, 1)
 		if req.Input {
 			r, w := io.Pipe()
 			defer r.Close() // what the verb does not read is thrown away
 			in, feed = r, w
+			req.Term.Resize = sizes
 		}
 		go func() { // the caller hanging up ends the verb
-			listen(lines, feed)
+			listen(lines, feed, sizes)
 			cancel()
 		}()
 		exit = verbs.Run(sub, who, req.Args, in, outWriter{out, false}, outWriter{out, true}, req.Term)
@@ -153,8 +156,9 @@ func answer(ctx context.Context, c *net.UnixConn, verbs Table, log *slog.Logger)
 }
 
 // listen reads what a caller sends after the request until it hangs up. Input
-// goes to w, if there is any to come.
-func listen(lines *bufio.Scanner, w *io.PipeWriter) {
+// goes to w, if there is any to come, and the size that a terminal has last to
+// sizes.
+func listen(lines *bufio.Scanner, w *io.PipeWriter, sizes chan [2]int) {
 	for lines.Scan() {
 		var in input
 		if w == nil {
@@ -163,6 +167,13 @@ func listen(lines *bufio.Scanner, w *io.PipeWriter) {
 		if err := json.Unmarshal(lines.Bytes(), &in); err != nil {
 			w.CloseWithError(fmt.Errorf("standard input came in no lines of JSON: %w", err))
 			return
+		}
+		if in.Size != nil {
+			select {
+			case <-sizes: // nobody has asked for it yet
+			default:
+			}
+			sizes <- *in.Size
 		}
 		w.Write(in.In)
 		if in.End {
@@ -232,6 +243,18 @@ type Client struct {
 	In     io.Reader // standard input for the verb; nil: none
 }
 
+// lineWriter writes whole messages, of several senders.
+type lineWriter struct {
+	mu  sync.Mutex
+	enc *json.Encoder
+}
+
+func (l *lineWriter) send(v any) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.enc.Encode(v)
+}
+
 // ErrUnreachable says that no daemon answers.
 var ErrUnreachable = errors.New("no quarry daemon answers: start it with quarry serve, or name its state folder with --state or --config")
 
@@ -254,10 +277,23 @@ func (cl Client) Call(ctx context.Context, args []string, term Terminal, out, er
 	}
 	sent := make(chan error, 1) // why the connection was closed from this end
 	if cl.In != nil {
+		to := &lineWriter{enc: json.NewEncoder(c)}
 		go func() {
-			if err := send(c, cl.In); err != nil {
+			if err := send(to, cl.In); err != nil {
 				sent <- fmt.Errorf("standard input cannot be read: %w", err)
 				c.Close()
+			}
+		}()
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() {
+			for {
+				select {
+				case size := <-term.Resize:
+					_ = to.send(input{Size: &size}) // that the call has ended, the reader below sees
+				case <-ended:
+					return
+				}
 			}
 		}()
 	}
@@ -293,16 +329,15 @@ func (cl Client) Call(ctx context.Context, args []string, term Terminal, out, er
 
 // send sends standard input on. It is an error that it cannot be read to its
 // end; that the verb has ended before is none.
-func send(c net.Conn, in io.Reader) error {
-	enc := json.NewEncoder(c)
+func send(to *lineWriter, in io.Reader) error {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := in.Read(buf)
-		if n > 0 && enc.Encode(input{In: buf[:n]}) != nil {
+		if n > 0 && to.send(input{In: buf[:n]}) != nil {
 			return nil
 		}
 		if err == io.EOF {
-			enc.Encode(input{End: true})
+			_ = to.send(input{End: true}) // likewise
 			return nil
 		}
 		if err != nil {

@@ -40,6 +40,8 @@ type Farm struct {
 	Started time.Time
 	// Usage keeps what builds use; nil: nobody does.
 	Usage Usage
+	// Shells keeps the workspaces of failed builds; nil: nobody does.
+	Shells Shells
 	// Images is the daemon's own store, which nobody else may open meanwhile.
 	Images *images.Store
 	// Channels are those of the configuration, by name.
@@ -83,6 +85,7 @@ func Verbs(f *Farm) Table {
 			},
 			Run: f.status},
 		f.topVerb(),
+		f.shellVerb(),
 		f.graphVerb(),
 		f.planVerb(),
 		{Name: "log", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Short: "Print a build's log",
@@ -289,6 +292,9 @@ func (f *Farm) follow(ctx context.Context, c *Call, n int64) error {
 		}
 		if b.State.Ended() {
 			fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
+			if hint := f.ShellHint(n); hint != "" {
+				fmt.Fprintln(c.Out, hint)
+			}
 			return verdict(b)
 		}
 		standing(b)
