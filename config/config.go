@@ -45,6 +45,8 @@ type Config struct {
 	Pool     Pool                `toml:"pool"`
 	Monitor  Monitor             `toml:"monitor"`
 	Cache    Cache               `toml:"cache"`
+	Mail     Mail                `toml:"mail"`
+	Webhooks []Webhook           `toml:"webhook"`
 	Channels map[string]*Channel `toml:"channel"`
 
 	// Seed says that the configuration is of the older form (see [LoadSeed]).
@@ -212,6 +214,7 @@ func Default() *Config {
 		Pool:     Pool{Idle: Duration(time.Hour), MinMemory: 512 << 20, MinDisk: 2 << 30},
 		Monitor:  Monitor{Every: Duration(3 * time.Second)},
 		Cache:    Cache{Layers: 20 << 30},
+		Mail:     defaultMail(),
 		Channels: nil,
 	}
 }
@@ -310,6 +313,9 @@ func (c *Config) check() error {
 	}
 	if err := c.checkWorkers(); err != nil {
 		return err
+	}
+	if err := c.checkNotify(); err != nil {
+		return bad("%w", err)
 	}
 	if err := c.checkWeb(); err != nil {
 		return bad("%w", err)

@@ -46,6 +46,12 @@ func (c *Config) unitsOf(v reflect.Value, key []string) error {
 				return err
 			}
 		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			if err := c.unitsOf(v.Index(i), key); err != nil {
+				return err
+			}
+		}
 	case reflect.Pointer:
 		if !v.IsNil() {
 			return c.unitsOf(v.Elem(), key)
