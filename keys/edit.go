@@ -22,6 +22,7 @@ type Change struct {
 	Role     *quarry.Role
 	Packages []string // nil: as it is; empty: everything
 	Disabled *bool
+	Mail     *string // MailAll, MailFailures or MailNone
 }
 
 // Add gives a person keys (in the form of a .pub file; none is fine for
@@ -135,6 +136,9 @@ func (s *Store) setPerson(user string, c Change) error {
 	}
 	if c.Disabled != nil {
 		p.Disabled = *c.Disabled
+	}
+	if c.Mail != nil {
+		p.Mail = *c.Mail
 	}
 	if err := p.check(); err != nil {
 		return fmt.Errorf("%s: %w", user, err)

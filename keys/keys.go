@@ -9,6 +9,7 @@
 //	role = "maintainer"          # or admin, reader, builder
 //	packages = ["zlib", "lib*"]  # what a maintainer may push; absent: everything
 //	disabled = false
+//	mail = "failures"            # or none; absent: all
 //
 // Without it, the person is a maintainer of every package, and their name and
 // e-mail address are taken from a key's comment of the form Name <e-mail>.
@@ -49,8 +50,9 @@ var (
 // Person is somebody with a file in the folder.
 type Person struct {
 	quarry.Identity
-	Disabled bool  `json:"disabled,omitempty"`
-	Keys     []Key `json:"keys"`
+	Disabled bool   `json:"disabled,omitempty"`
+	Mail     string `json:"mail,omitempty"` // what they want to be written about: MailAll, which "" is too, MailFailures or MailNone
+	Keys     []Key  `json:"keys"`
 
 	// broken is set when the sidecar cannot be read: then nobody knows what
 	// the person may do, so they may do nothing.
@@ -288,10 +290,10 @@ func (s *Store) fresh() error {
 			if bad != nil {
 				bad.Message += "; until this is mended " + user + " may do nothing"
 				problems = append(problems, *bad)
-				p.broken = true
+				p.broken, p.Mail = true, MailNone // they may have said so
 				continue
 			}
-			p.Name, p.Email, p.Packages, p.Disabled = side.Name, side.Email, side.Packages, side.Disabled
+			p.Name, p.Email, p.Packages, p.Disabled, p.Mail = side.Name, side.Email, side.Packages, side.Disabled, side.Mail
 			if side.Role != "" {
 				p.Role = quarry.Role(side.Role)
 			}

@@ -142,6 +142,7 @@ func TestBroken(t *testing.T) {
 		"huge":        {pub: strings.Repeat("#\n", MaxFile), says: "more than"},
 		"unknown-key": {pub: line(mine, ""), toml: "name = \"M\"\nrol = \"admin\"\n", says: `key "rol" is unknown`, line: 2},
 		"bad-role":    {pub: line(mine, ""), toml: "role = \"root\"\n", says: `role "root" is unknown`},
+		"bad-mail":    {pub: line(mine, ""), toml: "mail = \"never\"\n", says: `mail "never" is unknown`},
 		"bad-toml":    {pub: line(mine, ""), toml: "role =\n", says: "", line: 1},
 		"bad-type":    {pub: line(mine, ""), toml: "\npackages = \"zlib\"\n", says: "", line: 2},
 		"bad-pattern": {pub: line(mine, ""), toml: "packages = [\"[\"]\n", says: "package pattern"},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -135,6 +136,13 @@ func parseKey(line string) (Key, error) {
 	return Key{Fingerprint: ssh.FingerprintSHA256(pub), Type: pub.Type(), Comment: comment, blob: string(pub.Marshal())}, nil
 }
 
+// What a person wants to be written about.
+const (
+	MailAll      = "all"      // the default: releases of theirs that start failing, and that are fixed
+	MailFailures = "failures" // not that they are fixed
+	MailNone     = "none"
+)
+
 // person is a sidecar file: what alice.toml may say of alice.
 type person struct {
 	Name     string   `toml:"name,omitempty"`
@@ -142,6 +150,7 @@ type person struct {
 	Role     string   `toml:"role,omitempty"`
 	Packages []string `toml:"packages,omitempty"`
 	Disabled bool     `toml:"disabled,omitempty"`
+	Mail     string   `toml:"mail,omitempty"`
 }
 
 func parsePerson(file string, data []byte) (p person, problem *Problem) {
@@ -156,7 +165,7 @@ func parsePerson(file string, data []byte) (p person, problem *Problem) {
 		var strict *toml.StrictMissingError
 		if errors.As(err, &strict) && len(strict.Errors) > 0 {
 			row, _ := strict.Errors[0].Position()
-			return bad(row, "key %q is unknown: name, email, role, packages and disabled are all there is", strings.Join(strict.Errors[0].Key(), "."))
+			return bad(row, "key %q is unknown: name, email, role, packages, disabled and mail are all there is", strings.Join(strict.Errors[0].Key(), "."))
 		}
 		var de *toml.DecodeError
 		if errors.As(err, &de) {
@@ -176,6 +185,9 @@ func (p person) check() error {
 	case "", quarry.RoleAdmin, quarry.RoleMaintainer, quarry.RoleReader, quarry.RoleBuilder:
 	default:
 		return fmt.Errorf("role %q is unknown: use admin, maintainer, reader or builder", p.Role)
+	}
+	if !slices.Contains([]string{"", MailAll, MailFailures, MailNone}, p.Mail) {
+		return fmt.Errorf("mail %.40q is unknown: use all, failures or none", p.Mail)
 	}
 	if len(p.Packages) > 0 && p.Role != "" && p.Role != string(quarry.RoleMaintainer) {
 		return fmt.Errorf("packages are given for the role %s: they only mean something for a maintainer", p.Role)

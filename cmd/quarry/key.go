@@ -36,7 +36,7 @@ func openKeys(dir func() (string, error)) (*keys.Store, error) {
 }
 
 func newKeyAddCmd(dir func() (string, error)) *cobra.Command {
-	var role, name, email string
+	var role, name, email, mail string
 	var packages []string
 	var disable, enable, asJSON bool
 	cmd := &cobra.Command{
@@ -77,6 +77,9 @@ unless the flags say otherwise.`,
 			if set("package") {
 				c.Packages = packages
 			}
+			if set("mail") {
+				c.Mail = &mail
+			}
 			if disable || enable {
 				c.Disabled = &disable
 			}
@@ -104,6 +107,7 @@ unless the flags say otherwise.`,
 	f.StringArrayVar(&packages, "package", nil, "package, or pattern such as 'lib*', that a maintainer may push; several times; '*' is everything")
 	f.StringVar(&name, "name", "", "name of the packager, as records show it")
 	f.StringVar(&email, "email", "", "e-mail address of the packager")
+	f.StringVar(&mail, "mail", keys.MailAll, "what the person is written about: all, failures or none")
 	f.BoolVar(&disable, "disable", false, "let the person in no more, but keep the keys")
 	f.BoolVar(&enable, "enable", false, "let the person in again")
 	f.BoolVar(&asJSON, "json", false, "print JSON for scripts")
