@@ -36,8 +36,8 @@ const (
 	GroupDropped   = "group.dropped"   // Group, Channel
 	MassBegun      = "mass.begun"      // ID, By, Reason
 	MassEnded      = "mass.ended"      // ID; By who called it off
-	Paused         = "pause"           // nothing is begun, for Reason; Channel and Arch where it is one environment; By a person
-	Resumed        = "resume"          // the end of a pause; Channel, Arch and Reason are the pause's
+	Paused         = "pause"           // nothing is begun, for Reason; Channel and Arch where it is one environment; By where it is a person's
+	Resumed        = "resume"          // the end of a pause; all else as at its beginning
 	Trouble        = "trouble"         // of the farm: a damaged base, an instance that cannot be updated; Reason
 	FarmStarted    = "farm.started"
 	FarmStopped    = "farm.stopped"
@@ -59,6 +59,7 @@ type Event struct {
 	Package string `json:"package,omitempty"` // what it is about, e.g. zlib
 	Version string `json:"version,omitempty"`
 	Arch    string `json:"arch,omitempty"`
+	Cross   string `json:"cross,omitempty"` // arch of the machine, of an environment where it is another
 	Channel string `json:"channel,omitempty"`
 	Group   string `json:"group,omitempty"`
 	ID      string `json:"id,omitempty"`     // of a submission or a mass rebuild

@@ -69,6 +69,14 @@ type Options struct {
 	// where there is no success. nil: nobody knows.
 	Compare func(ctx context.Context, t quarry.Target) (differences []string, ok bool, err error)
 
+	// Observe is told of each build that has come to another state, when that is in
+	// the journal, and of each step that a running one comes to. ObservePauses is
+	// told why nothing is begun, at the start and whenever that changes. Both are
+	// called by the queue's own goroutine, in order: they must not block, call the
+	// queue, or change what they are given. nil: nobody is told.
+	Observe       func(b quarry.Build)
+	ObservePauses func(list []PauseStatus)
+
 	Workers int // builds at once; 0: one for every two CPUs, at least one
 	// Memory is how many bytes all builds together may take; 0: no bound. One that
 	// asks for much waits until there is so much, see [sched.Gate]. BuildMemory is
@@ -239,6 +247,12 @@ func (o *Options) fill() error {
 	}
 	if o.Graph == nil {
 		o.Graph = func(string) graph.Options { return graph.Options{} }
+	}
+	if o.Observe == nil {
+		o.Observe = func(quarry.Build) {}
+	}
+	if o.ObservePauses == nil {
+		o.ObservePauses = func([]PauseStatus) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()

@@ -382,6 +382,9 @@ func (o *owner) commit() {
 			b.mu.Unlock()
 			for _, c := range tx {
 				o.log(c)
+				if it := o.builds[c.number]; newest[c.number] == c.new && it != nil {
+					o.q.opts.Observe(it.Build)
+				}
 			}
 		}
 	}

@@ -244,10 +244,15 @@ func (o *owner) refresh() {
 	}
 	b := o.q.board
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.status.Busy, b.status.Last = o.busy, o.last
-	if o.stale {
+	changed := o.stale
+	if changed {
 		o.refreshStatus()
+	}
+	paused := b.status.Paused
+	b.mu.Unlock()
+	if changed {
+		o.q.opts.ObservePauses(paused)
 	}
 }
 

@@ -40,6 +40,7 @@ func (o *owner) run(ctx context.Context) error {
 	if o.manual != nil {
 		o.setPause("manual", nil, *o.manual)
 	}
+	o.stale = true // so that whoever observes pauses hears of none, too
 	o.recover()
 	o.aside(func() func(*owner) {
 		err := o.q.remember(o.workCtx)
@@ -349,6 +350,7 @@ func (o *owner) step(number int64, attempt int, step string) {
 	b.mu.Lock()
 	b.show(number, &c)
 	b.mu.Unlock()
+	o.q.opts.Observe(c.Build)
 }
 
 // finished takes what a worker brings back.
