@@ -162,7 +162,12 @@ func (s *Server) gitEnv() []string {
 
 // hookEnv tells the hooks who pushes what, and reflogs too.
 func (se *session) hookEnv(id quarry.Identity, pkg string) []string {
-	o := se.server.opts
+	return append(se.server.hookEnv(id, pkg), "QUARRY_SSH="+se.ssh(), "QUARRY_URL="+se.url()+"/"+pkg+".git")
+}
+
+// hookEnv is what of it is the same however the pusher came.
+func (s *Server) hookEnv(id quarry.Identity, pkg string) []string {
+	o := s.opts
 	name, email := id.Name, id.Email
 	if name == "" {
 		name = id.User
@@ -170,7 +175,7 @@ func (se *session) hookEnv(id quarry.Identity, pkg string) []string {
 	if email == "" {
 		email = id.User + "@quarry.invalid"
 	}
-	env := append(hooks.Environ(id, pkg), "GIT_COMMITTER_NAME="+name, "GIT_COMMITTER_EMAIL="+email, "QUARRY_SSH="+se.ssh(), "QUARRY_URL="+se.url()+"/"+pkg+".git")
+	env := append(hooks.Environ(id, pkg), "GIT_COMMITTER_NAME="+name, "GIT_COMMITTER_EMAIL="+email)
 	for _, kv := range [][2]string{
 		{"QUARRY_SOCKET", o.Hooks.Socket}, {"QUARRY_SPOOL", o.Hooks.Spool}, {"QUARRY_CHANNEL", o.Hooks.Channel},
 	} {
