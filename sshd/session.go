@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/words"
 	"github.com/gliderlabs/ssh"
 	gossh "golang.org/x/crypto/ssh"
 )
@@ -180,7 +181,7 @@ func (se *session) run(line, refused string) {
 
 // dispatch runs a command line for somebody. An error has not been told yet.
 func (se *session) dispatch(id quarry.Identity, line string) (int, error) {
-	args, err := split(line)
+	args, err := words.Split(line)
 	if err != nil {
 		return exitUsage, err
 	}

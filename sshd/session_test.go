@@ -17,6 +17,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/hooks"
 	"github.com/Morphux/quarry/internal/testpkg"
+	"github.com/Morphux/quarry/internal/words"
 	gossh "golang.org/x/crypto/ssh"
 )
 
@@ -407,26 +408,14 @@ func TestHostKey(t *testing.T) {
 	}
 }
 
-func FuzzSplit(f *testing.F) {
-	for _, s := range []string{"git-receive-pack '/zlib.git'", `log -f "a b"`, `a\ b 'x'\''y'`, "$(id)", "'"} {
+func FuzzGit(f *testing.F) {
+	for _, s := range []string{"git-receive-pack '/zlib.git'", "git upload-pack zlib", "git-receive-pack '-x'"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
-		args, err := split(line)
+		args, err := words.Split(line)
 		if err != nil {
-			if strings.ContainsAny(err.Error(), "\n\x1b") || len(err.Error()) > 300 {
-				t.Fatalf("error %q is not one short line", err)
-			}
 			return
-		}
-		// What was taken reads back when every word is quoted.
-		var quoted []string
-		for _, a := range args {
-			quoted = append(quoted, "'"+strings.ReplaceAll(a, "'", `'\''`)+"'")
-		}
-		again, err := split(strings.Join(quoted, " "))
-		if len(strings.Join(quoted, " ")) <= maxCommand && (err != nil || strings.Join(again, "\x00") != strings.Join(args, "\x00")) {
-			t.Fatalf("%q gave %q, which reads back as %q, %v", line, args, again, err)
 		}
 		g, ok, err := parseGit(args)
 		if ok && err == nil && (quarry.CheckName(g.pkg) != nil || strings.ContainsAny(g.pkg, "/\\\x00 ") || strings.HasPrefix(g.pkg, "-")) {

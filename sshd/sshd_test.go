@@ -19,6 +19,7 @@ import (
 	"github.com/Morphux/quarry/hooks"
 	"github.com/Morphux/quarry/hooks/hooktest"
 	"github.com/Morphux/quarry/internal/testpkg"
+	"github.com/Morphux/quarry/internal/words"
 	"github.com/Morphux/quarry/keys"
 	"github.com/Morphux/quarry/repos"
 	gossh "golang.org/x/crypto/ssh"
@@ -389,7 +390,7 @@ func TestOnlyWhatIsServed(t *testing.T) {
 		"git-receive-pack '../new.git'", "git-receive-pack 'a/b.git'", "git-receive-pack '$HOME.git'", "git-receive-pack `id`.git", "git-receive-pack a.git;id",
 		"git-receive-pack a.git && id", "git-receive-pack \"$(id).git\"", "git-receive-pack 'é.git'", "git-receive-pack a.lock", "git-receive-pack " + strings.Repeat("a", 300) + ".git",
 		"git-upload-archive 'x.git'", "git upload-archive x.git", "git", "git -c alias.x=!id x", "git --exec-path=/tmp receive-pack x.git", "git-shell", "git-receive-pack --help", "git receive-pack -- x.git",
-		"sh", "/bin/sh -c id", "scp -t /tmp", "sftp", "rsync --server . /", "internal-sftp", "'", "\"", "\\", "\xff\xfe", strings.Repeat("x", maxCommand+1),
+		"sh", "/bin/sh -c id", "scp -t /tmp", "sftp", "rsync --server . /", "internal-sftp", "'", "\"", "\\", "\xff\xfe", strings.Repeat("x", words.MaxLine+1),
 	} {
 		se, err := c.NewSession()
 		if err != nil {
