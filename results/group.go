@@ -207,7 +207,7 @@ func (r *Repo) Submit(ctx context.Context, s quarry.Submission) error {
 	if err != nil {
 		return fmt.Errorf("group %s cannot be submitted: %w", s.Group, err)
 	}
-	edits := []edit{{groupFile, text}}
+	edits := []edit{{path: groupFile, blob: text}}
 	old, err := r.group(s.Channel, s.Group)
 	if err == nil {
 		kept, err := r.staged(old, func(m quarry.Member) bool {
@@ -230,7 +230,7 @@ func (r *Repo) Submit(ctx context.Context, s quarry.Submission) error {
 			if newer {
 				continue
 			}
-			edits = append(edits, edit{RecordPath(k.rec.Target()), k.text}, edit{FilesPath(k.rec.Target()), k.files})
+			edits = append(edits, edit{path: RecordPath(k.rec.Target()), blob: k.text}, edit{path: FilesPath(k.rec.Target()), blob: k.files})
 		}
 	} else if !errors.Is(err, ErrNoGroup) {
 		r.opts.Logger.Warn("an earlier submission cannot be read and is replaced", "group", s.Group, "error", err)

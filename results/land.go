@@ -2,12 +2,9 @@ package results
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 
@@ -52,20 +49,13 @@ func (r *Repo) Land(ctx context.Context, channel, name, id string) (string, erro
 	if err != nil {
 		return "", fmt.Errorf("group %s cannot land on %s: %w", name, channel, err)
 	}
-	for try := range casTries {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		h, err := r.land(ctx, g, list, try >= politeTries)
-		if err == nil {
-			return h.String(), r.dropRef(ctx, g.ref)
-		}
-		if !errors.Is(err, errMoved) {
-			return "", fmt.Errorf("group %s cannot land on %s: %w", name, channel, err)
-		}
-		time.Sleep(rand.N(time.Duration(try+1) * 5 * time.Millisecond))
+	h, err := r.attempt(ctx, channel, func(lock *refLock, tip plumbing.Hash) (plumbing.Hash, error) {
+		return r.land(ctx, g, list, lock, tip)
+	})
+	if err != nil {
+		return "", fmt.Errorf("group %s cannot land on %s: %w", name, channel, err)
 	}
-	return "", fmt.Errorf("group %s cannot land: others moved the branch %s %d times meanwhile", name, channel, casTries)
+	return h.String(), r.dropRef(ctx, g.ref)
 }
 
 // complete reports what a group lacks.
@@ -84,24 +74,8 @@ func complete(g *group, list []stagedRecord) error {
 	return nil
 }
 
-// land makes one attempt. errMoved says that the branch moved under it.
-func (r *Repo) land(ctx context.Context, g *group, list []stagedRecord, hold bool) (plumbing.Hash, error) {
-	var lock *refLock
-	defer func() {
-		if lock != nil {
-			lock.release()
-		}
-	}()
-	if hold {
-		var err error
-		if lock, err = r.holdRef(ctx, g.Channel); err != nil {
-			return plumbing.ZeroHash, err
-		}
-	}
-	tip, err := readRef(r.path, g.Channel)
-	if err != nil {
-		return tip, err
-	}
+// land makes one attempt, see [Repo.attempt].
+func (r *Repo) land(ctx context.Context, g *group, list []stagedRecord, lock *refLock, tip plumbing.Hash) (plumbing.Hash, error) {
 	snap, err := r.odb.snapshot(g.Channel, tip)
 	if err != nil {
 		return tip, err
@@ -154,6 +128,25 @@ func (r *Repo) landed(snap *Snapshot, g *group, list []stagedRecord) (found plum
 		return false
 	})
 	return found, err
+}
+
+// LandedAs finds the commit with which a submission has landed on a channel; ok is
+// false where it has not. It may read the whole history of the channel.
+func (r *Repo) LandedAs(channel, id string) (string, bool, error) {
+	var found plumbing.Hash
+	tip, err := readRef(r.path, channel)
+	if err != nil || tip.IsZero() {
+		return "", false, err
+	}
+	ok := false
+	err = r.odb.walk(tip, func(h plumbing.Hash, c *commit) bool {
+		ok = strings.Contains(c.message, id) && trailers(c.message)[TrailerSubmission] == id
+		if ok {
+			found = h
+		}
+		return ok
+	})
+	return found.String(), ok, err
 }
 
 // forwards reports what in the channel is newer than the group.

@@ -223,18 +223,18 @@ func TestOneBadRowStopsNothing(t *testing.T) {
 	r, _ := shelf(t)
 	good := string(marshal(t, sample("good", "1", "x86_64", 1)))
 	edits := []edit{
-		{"packages/ba/d-/bad-toml/1/x86_64.toml", []byte("schema = 1\n!!")},
-		{"packages/ba/d-/bad-schema/1/x86_64.toml", []byte(strings.Replace(good, "schema = 1", "schema = 9", 1))},
-		{"packages/ba/d-/bad-place/1/x86_64.toml", []byte(good)}, // says that it is good 1
-		{"packages/ba/d-/bad-files/1/x86_64.toml", []byte(strings.ReplaceAll(good, "'good'", "'bad-files'"))},
-		{"packages/ba/d-/bad-files/1/x86_64.files.toml", []byte("minigzip")},
-		{"packages/ba/d-/bad-file", []byte("a file where a folder should be")},
-		{"packages/ba/d-/README", []byte("notes")},
-		{"packages/xx/yy/elsewhere/1/x86_64.toml", []byte(good)},
-		{"packages/-x/--/--option/1/x86_64.toml", []byte(good)},
-		{"packages/go/od/good/1/x86_64.toml", []byte(good)},
-		{"packages/go/od/good/-1/x86_64.toml", []byte(good)},
-		{"README.md", []byte("hello")},
+		{path: "packages/ba/d-/bad-toml/1/x86_64.toml", blob: []byte("schema = 1\n!!")},
+		{path: "packages/ba/d-/bad-schema/1/x86_64.toml", blob: []byte(strings.Replace(good, "schema = 1", "schema = 9", 1))},
+		{path: "packages/ba/d-/bad-place/1/x86_64.toml", blob: []byte(good)}, // says that it is good 1
+		{path: "packages/ba/d-/bad-files/1/x86_64.toml", blob: []byte(strings.ReplaceAll(good, "'good'", "'bad-files'"))},
+		{path: "packages/ba/d-/bad-files/1/x86_64.files.toml", blob: []byte("minigzip")},
+		{path: "packages/ba/d-/bad-file", blob: []byte("a file where a folder should be")},
+		{path: "packages/ba/d-/README", blob: []byte("notes")},
+		{path: "packages/xx/yy/elsewhere/1/x86_64.toml", blob: []byte(good)},
+		{path: "packages/-x/--/--option/1/x86_64.toml", blob: []byte(good)},
+		{path: "packages/go/od/good/1/x86_64.toml", blob: []byte(good)},
+		{path: "packages/go/od/good/-1/x86_64.toml", blob: []byte(good)},
+		{path: "README.md", blob: []byte("hello")},
 	}
 	tip, err := readRef(r.Path(), "testing")
 	if err != nil {

@@ -123,11 +123,12 @@ func (o *odb) lookup(root plumbing.Hash, path string, dir bool) (plumbing.Hash, 
 	return plumbing.ZeroHash, nil
 }
 
-// edit is one change to a tree: what to put at a path, or nil to remove what
-// is there.
+// edit is one change to a tree: what to put at a path, which may be a blob that is
+// there already, or neither to remove what is there.
 type edit struct {
 	path string
 	blob []byte
+	hash plumbing.Hash
 }
 
 // apply makes the edits in a tree and returns its new hash, the zero hash if
@@ -153,7 +154,9 @@ func (o *odb) apply(root plumbing.Hash, edits []edit, out *objectSet) (plumbing.
 			if below[name] == nil {
 				names = append(names, name)
 			}
-			below[name] = append(below[name], edit{rest, e.blob})
+			below[name] = append(below[name], edit{rest, e.blob, e.hash})
+		case !e.hash.IsZero():
+			t = t.with(entry{name: name, mode: modeFile, hash: e.hash})
 		case e.blob == nil:
 			t = t.with(entry{name: name})
 		default:

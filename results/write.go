@@ -60,20 +60,47 @@ func (r *Repo) Record(ctx context.Context, o *quarry.Outcome) (string, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for try := range casTries {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		h, err := r.record(ctx, rec, o.Build, list, try >= politeTries)
-		if err == nil {
-			return h.String(), nil
-		}
-		if !errors.Is(err, errMoved) {
-			return "", fmt.Errorf("%v cannot be recorded in %s: %w", o.Build, r.path, err)
-		}
-		time.Sleep(rand.N(time.Duration(try+1) * 5 * time.Millisecond))
+	h, err := r.attempt(ctx, rec.Channel, func(lock *refLock, tip plumbing.Hash) (plumbing.Hash, error) {
+		return r.record(ctx, rec, o.Build, list, lock, tip)
+	})
+	if err != nil {
+		return "", fmt.Errorf("%v cannot be recorded in %s: %w", o.Build, r.path, err)
 	}
-	return "", fmt.Errorf("%v cannot be recorded in %s: others moved the branch %s %d times meanwhile", o.Build, r.path, rec.Channel, casTries)
+	return h.String(), nil
+}
+
+// attempt has try make a channel's next commit from its tip, and begin again when
+// somebody else has moved the branch meanwhile, which try says with errMoved. lock
+// is the branch's while it is held for the whole of the work, else nil: see
+// politeTries. r.mu is held.
+func (r *Repo) attempt(ctx context.Context, channel string, try func(lock *refLock, tip plumbing.Hash) (plumbing.Hash, error)) (plumbing.Hash, error) {
+	for n := range casTries {
+		if err := ctx.Err(); err != nil {
+			return plumbing.ZeroHash, err
+		}
+		h, err := r.once(ctx, channel, n >= politeTries, try)
+		if !errors.Is(err, errMoved) {
+			return h, err
+		}
+		time.Sleep(rand.N(time.Duration(n+1) * 5 * time.Millisecond))
+	}
+	return plumbing.ZeroHash, fmt.Errorf("others moved the branch %s %d times meanwhile", channel, casTries)
+}
+
+func (r *Repo) once(ctx context.Context, channel string, hold bool, try func(lock *refLock, tip plumbing.Hash) (plumbing.Hash, error)) (plumbing.Hash, error) {
+	var lock *refLock
+	if hold { // others keep moving the branch: they wait this time
+		var err error
+		if lock, err = r.holdRef(ctx, channel); err != nil {
+			return plumbing.ZeroHash, err
+		}
+		defer lock.release()
+	}
+	tip, err := readRef(r.path, channel)
+	if err != nil {
+		return tip, err
+	}
+	return try(lock, tip)
 }
 
 // filesText is the list of files of a success.
@@ -102,29 +129,13 @@ func recordEdits(rec *Record, list []byte) ([]edit, error) {
 		return nil, fmt.Errorf("its record has %d bytes: %d is the most", len(text), maxRecord)
 	}
 	if rec.Status == quarry.Failed {
-		return []edit{{FailurePath(t), text}}, nil
+		return []edit{{path: FailurePath(t), blob: text}}, nil
 	}
-	return []edit{{RecordPath(t), text}, {FilesPath(t), list}, {FailurePath(t), nil}}, nil
+	return []edit{{path: RecordPath(t), blob: text}, {path: FilesPath(t), blob: list}, {path: FailurePath(t)}}, nil
 }
 
-// record makes one attempt. errMoved says that the branch moved under it.
-func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []byte, hold bool) (plumbing.Hash, error) {
-	var lock *refLock
-	defer func() {
-		if lock != nil {
-			lock.release()
-		}
-	}()
-	if hold { // others keep moving the branch: they wait this time
-		var err error
-		if lock, err = r.holdRef(ctx, rec.Channel); err != nil {
-			return plumbing.ZeroHash, err
-		}
-	}
-	tip, err := readRef(r.path, rec.Channel)
-	if err != nil {
-		return tip, err
-	}
+// record makes one attempt, see [Repo.attempt].
+func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []byte, lock *refLock, tip plumbing.Hash) (plumbing.Hash, error) {
 	var root plumbing.Hash
 	before := Available{}
 	if !tip.IsZero() {
