@@ -42,6 +42,7 @@ type Index struct {
 type indexed struct {
 	turn chan struct{} // holds one token: who has it may replace cur
 	cur  atomic.Pointer[View]
+	past past
 }
 
 // Index is an index of the repository, which reads with it.

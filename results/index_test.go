@@ -539,3 +539,35 @@ func FuzzScan(f *testing.F) {
 		}
 	})
 }
+
+// TestRecordedBuilds lists what has been replaced, too, and goes on from where it
+// was.
+func TestRecordedBuilds(t *testing.T) {
+	repo := open(t, Options{})
+	x := repo.Index()
+	check := func(want ...string) {
+		t.Helper()
+		list, err := x.Recorded(t.Context(), "testing", "zlib")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for r := range list {
+			got = append(got, fmt.Sprintf("%d %s %s %s", r.Build, r.Version, r.Arch, r.Status))
+			if c, err := repo.odb.commit(r.commit); err != nil || !strings.Contains(c.message, fmt.Sprintf("Build: %d", r.Build)) {
+				t.Errorf("commit %s is not that of build %d", r.Commit(), r.Build)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("recorded %q, want %q", got, want)
+		}
+	}
+	check()
+	record(t, repo, sample("zlib", "1.0", "x86_64", 1))
+	check("1 1.0 x86_64 succeeded")
+	record(t, repo, sample("libfoo", "1.0", "x86_64", 2))
+	record(t, repo, failing("zlib", "1.0", "x86_64", 3))
+	record(t, repo, sample("zlib", "1.0", "x86_64", 4))
+	check("4 1.0 x86_64 succeeded", "3 1.0 x86_64 failed", "1 1.0 x86_64 succeeded")
+	check("4 1.0 x86_64 succeeded", "3 1.0 x86_64 failed", "1 1.0 x86_64 succeeded")
+}
