@@ -26,7 +26,6 @@ import (
 	"github.com/Morphux/quarry/tokens"
 	"github.com/Morphux/quarry/usage"
 	"github.com/Morphux/quarry/web"
-	"github.com/Morphux/quarry/web"
 	"github.com/spf13/afero"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -96,11 +95,17 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	}
 
 	packages.DefaultChannel = c.DefaultChannel
+	happened, reporter, err := openEvents(c, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, reporter.Stopped()) }()
 
 	store, conn, err := openImages(ctx, c, log)
 	if err != nil {
 		return err
 	}
+	store.OnTrouble(reporter.Trouble)
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	if err := store.Sweep(ctx); err != nil {
 		return err
@@ -110,7 +115,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	pipe.Usage = used
-	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, logs: logs, ssh: sshBase(c.SSH.Listen), verified: make(chan struct{})}
+	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, logs: logs, events: reporter, ssh: sshBase(c.SSH.Listen), verified: make(chan struct{})}
 	if err := os.MkdirAll(c.Journal(), 0o755); err != nil {
 		return err
 	}
@@ -118,13 +123,15 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		Fs:       afero.NewBasePathFs(afero.NewOsFs(), c.Journal()),
 		Releases: st.releases, Records: st.records, Run: st.run, Record: st.record, LastBuild: st.lastBuild,
 		Probe: st.probe, ProbeEnvironment: st.probeEnvironment, Graph: st.graph, Past: st.past, Campaigns: st, Groups: groups{st}, Compare: st.compare,
+		Observe: reporter.Build, ObservePauses: func(list []queue.PauseStatus) { reporter.Pauses(pausesOf(list)) },
 		Memory: c.BuildMemory(), BuildMemory: int64(c.Limits.Memory),
 		Workers: c.Workers(), ReplanEvery: time.Duration(c.Queue.Replan), Log: log,
 	})
 	if err != nil {
 		return err
 	}
-	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Usage: used, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
+	st.makeUp(ctx, q)
+	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Events: happened, Usage: used, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
 		Default: c.DefaultChannel, Workers: c.Ways(), Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}})
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
@@ -140,11 +147,6 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 
-	site, siteListener, err := newWeb(c, web.Options{}, log)
-	if err != nil {
-		return err
-	}
-
 	log.Info("quarry serves", "version", version, "ssh", listener.Addr(), "state", c.State, "workers", c.Workers())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return q.Run(ctx) })
@@ -152,10 +154,6 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	group.Go(func() error { st.expect(ctx, q); return nil })
 	group.Go(func() error { return serveDoor(ctx, door, listener) })
 	group.Go(func() error { return control.Serve(ctx, socket, verbs, log) })
-	if site != nil {
-		log.Info("web serves", "url", c.Web.Base(), "listen", siteListener.Addr())
-		group.Go(func() error { return site.Serve(ctx, siteListener) })
-	}
 	if site != nil {
 		log.Info("web serves", "url", c.Web.Base(), "listen", siteListener.Addr())
 		group.Go(func() error { return site.Serve(ctx, siteListener) })
