@@ -40,6 +40,8 @@ type Config struct {
 	Limits   Limits              `toml:"limits"`
 	Queue    Queue               `toml:"queue"`
 	Logs     Logs                `toml:"logs"`
+	Events   Events              `toml:"events"`
+	Log      Log                 `toml:"log"`
 	Git      Git                 `toml:"git"`
 	Push     Push                `toml:"push"`
 	Pool     Pool                `toml:"pool"`
@@ -209,6 +211,8 @@ func Default() *Config {
 		},
 		Queue:    Queue{Replan: Duration(5 * time.Minute), MinFree: 512 << 20},
 		Logs:     Logs{Keep: Duration(90 * 24 * time.Hour), Max: 10 << 30},
+		Events:   Events{Keep: Duration(30 * 24 * time.Hour), Max: 64 << 20},
+		Log:      Log{Format: LogText},
 		Git:      Git{MaxPush: 2 << 30},
 		Push:     Push{Confirm: 50},
 		Pool:     Pool{Idle: Duration(time.Hour), MinMemory: 512 << 20, MinDisk: 2 << 30},
@@ -319,6 +323,9 @@ func (c *Config) check() error {
 	}
 	if err := c.checkWeb(); err != nil {
 		return bad("%w", err)
+	}
+	if err := c.checkEvents(bad); err != nil {
+		return err
 	}
 	if _, port, err := net.SplitHostPort(c.SSH.Listen); err != nil || port == "" {
 		return bad("ssh.listen %q is no address: write it as \"127.0.0.1:2222\", or \":2222\" for all interfaces", c.SSH.Listen)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/events"
 	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/human"
@@ -36,6 +37,7 @@ type Logs interface {
 type Farm struct {
 	Queue   *queue.Queue
 	Logs    Logs
+	Events  *events.Log // nil: none are kept
 	Version string
 	Started time.Time
 	// Usage keeps what builds use; nil: nobody does.
@@ -101,6 +103,7 @@ func Verbs(f *Farm) Table {
 				fs.Bool("raw", false, "as it was printed, with escape sequences that can do anything to a terminal")
 			},
 			Run: f.log},
+		f.eventsVerb(),
 		{Name: "rebuild", Args: "[BUILD|NAME-VERSION]", MaxArgs: 1, Need: Push, Short: "Build again what has a record",
 			Long: rebuildHelp, Example: rebuildExample, Flags: rebuildFlags, Run: f.rebuild},
 		{Name: "cancel", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Call a build off",

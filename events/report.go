@@ -335,12 +335,17 @@ func (r *Reporter) OpenGroups() (list []Event) {
 }
 
 // Trouble says that something of the farm is not well, e.g. an instance that
-// cannot be updated. env may be nil.
-func (r *Reporter) Trouble(env *quarry.Environment, reason string) {
-	e := Event{Kind: Trouble, Reason: oneLine(reason, 1000), Text: reason}
-	if env != nil {
-		e.Channel, e.Arch, e.Cross = env.Channel, env.Arch, env.Cross
-		e.Text = env.String() + ": " + reason
+// cannot be updated. channel and arch are "" where it is not about one environment.
+func (r *Reporter) Trouble(channel, arch, reason string) {
+	e := Event{Kind: Trouble, Channel: channel, Arch: arch, Reason: oneLine(reason, 1000), Text: reason}
+	if channel != "" {
+		e.Text = channel + "/" + arch + ": " + reason
 	}
 	r.append(e)
+}
+
+// Stopped says that the farm is being stopped, and closes the log.
+func (r *Reporter) Stopped() error {
+	r.log.Append(Event{Kind: FarmStopped, Text: "quarry is stopped"})
+	return r.log.Close()
 }

@@ -85,3 +85,21 @@ func (s *Store) baseChanged(ref string) {
 	}
 	s.inst.wake()
 }
+
+// OnTrouble names who is told, beside the log, what of bases and instances is not
+// well. channel and arch are "" where it is not about one environment. f must not
+// block.
+func (s *Store) OnTrouble(f func(channel, arch, what string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.troubled = f
+}
+
+func (s *Store) trouble(channel, arch, what string) {
+	s.mu.Lock()
+	f := s.troubled
+	s.mu.Unlock()
+	if f != nil {
+		f(channel, arch, what)
+	}
+}

@@ -35,8 +35,13 @@ func (s *Store) Repair(ctx context.Context, progress func(Progress)) (done []str
 
 // mend repairs what verify found, for who holds s.loading.
 func (s *Store) mend(ctx context.Context, f findings, progress func(Progress)) (done []string, err error) {
+	told := ""
 	for _, d := range f.damage {
 		s.log.Warn("podman's storage is damaged", "what", d.What, "path", d.Path, "detail", d.Detail)
+		if d.What != told { // one of each is enough for people
+			s.trouble("", "", "podman's storage is damaged: "+d.String())
+		}
+		told = d.What
 	}
 	refs := slices.Clone(f.gone)
 	if len(f.bad) > 0 {

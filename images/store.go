@@ -98,6 +98,7 @@ type Store struct {
 	bases      map[string]Base
 	forgotten  int    // how often any of them was forgotten
 	discarding func() // see OnDiscard
+	troubled   func(channel, arch, what string)
 	open       map[*Workspace]bool
 }
 

@@ -84,9 +84,11 @@ func (s *Store) renew(ctx context.Context, e env, progress func(Progress)) (Inst
 		s.log.Warn("that an update failed is not written down", "environment", e.String(), "error", kerr)
 	}
 	if old.Image == "" {
+		s.trouble(e.channel, e.arch, "its system cannot be made, and builds wait: "+old.Trouble)
 		s.log.Error("an instance cannot be made: builds of its environment wait", "environment", e.String(), "error", err, "again", old.again(base, setup))
 		return Instance{}, &NoInstanceError{e.channel, e.arch, err}
 	}
+	s.trouble(e.channel, e.arch, "its system cannot be updated, and the old one stays in use: "+old.Trouble)
 	s.log.Error("an instance cannot be updated: the old one stays in use", "environment", e.String(), "error", err, "made", old.Made, "again", old.again(base, setup))
 	return old.Instance, fmt.Errorf("instance of %s cannot be updated, and the old one stays in use: %w", e, err)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/events"
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/results"
 )
@@ -27,11 +28,19 @@ func (f groups) List(context.Context) ([]quarry.Submission, error) {
 }
 
 func (f groups) Submit(ctx context.Context, s quarry.Submission) error {
-	return f.results.Submit(ctx, s)
+	err := f.results.Submit(ctx, s)
+	if err == nil {
+		f.events.Group(events.GroupSubmitted, s, "")
+	}
+	return err
 }
 
 func (f groups) Drop(ctx context.Context, channel, group string) error {
-	return f.results.DropGroup(ctx, channel, group)
+	err := f.results.DropGroup(ctx, channel, group)
+	if err == nil {
+		f.events.Group(events.GroupDropped, quarry.Submission{Group: group, Channel: channel}, "")
+	}
+	return err
 }
 
 func (f groups) Land(ctx context.Context, s quarry.Submission) (string, error) {
@@ -42,6 +51,7 @@ func (f groups) Land(ctx context.Context, s quarry.Submission) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	f.events.Group(events.GroupLanded, s, commit)
 	snap, err := f.results.Snapshot(s.Channel)
 	if err != nil {
 		f.log.Warn("artifacts of a group do not appear in the output folder", "group", s.Group, "err", err)

@@ -132,7 +132,11 @@ func (f *stages) Save(ctx context.Context, c queue.Campaign) error {
 	if err != nil {
 		return err
 	}
-	return f.results.Keep(ctx, massKind, c.ID, text)
+	if err := f.results.Keep(ctx, massKind, c.ID, text); err != nil {
+		return err
+	}
+	f.events.Mass(massOf(c))
+	return nil
 }
 
 // compare tells what the newest failure of a target was built with that its last

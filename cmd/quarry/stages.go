@@ -16,6 +16,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/events"
 	"github.com/Morphux/quarry/extract"
 	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/images"
@@ -115,6 +116,7 @@ type stages struct {
 	repos    *repos.Repos
 	results  *results.Repo
 	logs     *livelog.Store
+	events   *events.Reporter
 	ssh      string // how people reach us, e.g. ssh://farm:2222
 	// verified is closed when what lies on disk of bases and instances has been
 	// looked at. No build begins before: what is damaged would be blamed on it.
@@ -136,6 +138,7 @@ func (f *stages) releases(ctx context.Context, pkg string) ([]quarry.Release, []
 	for i := range list {
 		graph.Assign(f.cfg.Ways(), &list[i])
 	}
+	f.events.Releases(list)
 	out := make([]queue.Problem, len(problems))
 	for i, p := range problems {
 		out[i] = queue.Problem{Package: p.Package, Branch: p.Branch, Err: p.Err}
