@@ -140,6 +140,7 @@ type Verb struct {
 	Hidden  bool
 	Text    bool // the answer is text for people and has no JSON form
 	Systems bool // it is about what builds start from, not about builds
+	Looks   bool // it changes nothing, and may be called any number of times
 	// Alone says that the verb needs no daemon, only its store of images: where no
 	// daemon runs, the command line opens the store and runs the verb itself.
 	Alone bool

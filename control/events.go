@@ -12,7 +12,7 @@ import (
 )
 
 func (f *Farm) eventsVerb() *Verb {
-	return &Verb{Name: "events", Short: "Say what has happened, and what happens",
+	return &Verb{Name: "events", Looks: true, Short: "Say what has happened, and what happens",
 		Long: "Without --since: the last few. With --since N: those after number N, so that who\n" +
 			"notes the number of the last event that it has dealt with misses none, whatever\n" +
 			"happened to the connection. With -f it goes on with what happens.\n\n" +

@@ -23,7 +23,7 @@ const (
 )
 
 func (f *Farm) graphVerb() *Verb {
-	return &Verb{Name: "graph", Args: "[PACKAGE|NAME-VERSION]", MaxArgs: 1, Short: "Show what needs what",
+	return &Verb{Name: "graph", Looks: true, Args: "[PACKAGE|NAME-VERSION]", MaxArgs: 1, Short: "Show what needs what",
 		Long: "Shows what a package needs, and what that needs in turn; without one, everything\n" +
 			"from what nothing else needs on. Each is marked with how it stands: done, ready\n" +
 			"to be built, waiting, building, failed, or blocked. A ^ stands for what was shown\n" +

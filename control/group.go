@@ -19,12 +19,12 @@ func (f *Farm) groupVerbs() Table {
 		fs.String("channel", "", "the group on this channel, instead of the default one")
 	}
 	return Table{
-		{Name: "group list", Short: "List the groups of releases that are to land together",
+		{Name: "group list", Looks: true, Short: "List the groups of releases that are to land together",
 			Long:    "A group is made by pushing releases with git push -o group=NAME. It is there\nuntil it has landed, or its branches are gone.",
 			Example: "group list\ngroup list --channel testing",
 			Flags:   func(fs *pflag.FlagSet) { fs.String("channel", "", "only this channel") },
 			Run:     f.groupList},
-		{Name: "group show", Args: "NAME", MinArgs: 1, MaxArgs: 1, Short: "Show a group, and what keeps it from landing",
+		{Name: "group show", Looks: true, Args: "NAME", MinArgs: 1, MaxArgs: 1, Short: "Show a group, and what keeps it from landing",
 			Long:    "The exit code is 6 when the group is submitted and does not land as it stands: a\nbuild of it has failed, its members have changed, or the channel has gone on.",
 			Example: "group show gnome-49", Flags: channel, Run: f.groupShow},
 		{Name: "group submit", Args: "NAME", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Build a group, and land it when all of it succeeds",

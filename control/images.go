@@ -22,12 +22,12 @@ func (f *Farm) imageVerbs() Table {
 		fs.StringSlice("include", nil, "packages to install, instead of the usual ones")
 	}
 	t := Table{
-		{Name: "images list", Alone: true, Short: "List bases, and the environments that stand on them",
+		{Name: "images list", Looks: true, Alone: true, Short: "List bases, and the environments that stand on them",
 			Long: "A base is the clean, installed system for one arch. An instance is a base that a\n" +
 				"channel's setup has brought up to date. An environment is a channel and an arch,\n" +
 				"written CHANNEL/ARCH; its builds start from its instance.",
 			Example: "images list\nimages list --json", Run: f.imagesList},
-		{Name: "images show", Args: "NAME|REF", MinArgs: 1, MaxArgs: 1, Alone: true, Short: "Show an environment or a base in full",
+		{Name: "images show", Looks: true, Args: "NAME|REF", MinArgs: 1, MaxArgs: 1, Alone: true, Short: "Show an environment or a base in full",
 			Long: "NAME is CHANNEL/ARCH, or CHANNEL for all its archs; REF is ARCH, or ARCH:NAME for\n" +
 				"a base that was loaded under a name.",
 			Example: "images show testing/x86_64\nimages show x86_64\nimages show x86_64:trixie --json", Run: f.imagesShow},

@@ -20,7 +20,7 @@ import (
 const maxBuilders = 100_000
 
 func (f *Farm) planVerb() *Verb {
-	return &Verb{Name: "plan", MaxArgs: 0, Short: "Show what will be built, in which order and until when",
+	return &Verb{Name: "plan", Looks: true, MaxArgs: 0, Short: "Show what will be built, in which order and until when",
 		Long: "Shows the builds that are wanted now, each with when it is expected to begin and\n" +
 			"how long it is expected to take, going by past builds.\n\n" +
 			"--simulate plays a whole channel instead, as if everything in it were to be built\n" +

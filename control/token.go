@@ -31,7 +31,7 @@ func (f *Farm) tokenVerbs() Table {
 				fs.String("expires", "", "after this time it is worth nothing, e.g. 12h, 90d; never without it")
 			},
 			Run: f.tokenAdd},
-		{Name: "token list", Args: "[USER]", MaxArgs: 1, Short: "List tokens, and when they were used last",
+		{Name: "token list", Looks: true, Args: "[USER]", MaxArgs: 1, Short: "List tokens, and when they were used last",
 			Long:    "Yours, or for admins everybody's. The secrets are not among it: nobody has them.",
 			Example: "token list\ntoken list alice --json", Run: f.tokenList},
 		{Name: "token revoke", Args: "ID...", MinArgs: 1, MaxArgs: -1, Short: "Make tokens worth nothing, at once",

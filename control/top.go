@@ -27,7 +27,7 @@ type Usage interface {
 }
 
 func (f *Farm) topVerb() *Verb {
-	return &Verb{Name: "top", Short: "Show what running builds use, live", Keys: true,
+	return &Verb{Name: "top", Looks: true, Short: "Show what running builds use, live", Keys: true,
 		Long: "On a terminal it is drawn anew every two seconds until q or ^C; elsewhere it is\n" +
 			"printed once. CPU is of one processor (two that are busy are 200%) over the last\n" +
 			"second or more, memory counts the file cache as the limit does, and PROCS counts\n" +

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/bundle"
 	"github.com/Morphux/quarry/events"
 	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/keys"
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/tokens"
 	"github.com/spf13/pflag"
@@ -58,6 +60,12 @@ type Farm struct {
 	Tokens *tokens.Store
 	// Why explains builds; nil: the farm cannot.
 	Why Why
+	// Bundles makes releases of tars; nil: nobody does.
+	Bundles *bundle.Pusher
+	// Keys are people's public keys; nil: the farm keeps none.
+	Keys *keys.Store
+	// Builder is the name of this machine, as in records.
+	Builder string
 
 	drawOnce sync.Once
 	draws    chan struct{} // see drawing
@@ -75,7 +83,7 @@ type Channel struct {
 func Verbs(f *Farm) Table {
 	var t Table
 	t = Table{
-		{Name: "status", Args: "[BUILD|PACKAGE]", MaxArgs: 1, Short: "Show what the farm does, or one build, or a package's builds",
+		{Name: "status", Looks: true, Args: "[BUILD|PACKAGE]", MaxArgs: 1, Short: "Show what the farm does, or one build, or a package's builds",
 			Long: "Without an argument: what is under way and what ended last. The exit code is 6\n" +
 				"when one build was asked for and it ended without success.\n\n" +
 				"With --blocked: what nothing can build and why, and what blocks most of it.",
@@ -87,10 +95,11 @@ func Verbs(f *Farm) Table {
 			},
 			Run: f.status},
 		f.topVerb(),
+		f.buildersVerb(),
 		f.shellVerb(),
 		f.graphVerb(),
 		f.planVerb(),
-		{Name: "log", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Short: "Print a build's log",
+		{Name: "log", Looks: true, Args: "BUILD", MinArgs: 1, MaxArgs: 1, Short: "Print a build's log",
 			Long: "With -f it goes on until the build has ended, prints the verdict, and the exit\n" +
 				"code is 6 when the build did not succeed. It can be called again after a lost\n" +
 				"connection.\n\nWith --usage it prints what the build used over its time instead: -n is then how\n" +
@@ -104,6 +113,7 @@ func Verbs(f *Farm) Table {
 			},
 			Run: f.log},
 		f.eventsVerb(),
+		f.buildVerb(),
 		{Name: "rebuild", Args: "[BUILD|NAME-VERSION]", MaxArgs: 1, Need: Push, Short: "Build again what has a record",
 			Long: rebuildHelp, Example: rebuildExample, Flags: rebuildFlags, Run: f.rebuild},
 		{Name: "cancel", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Call a build off",
@@ -116,8 +126,8 @@ func Verbs(f *Farm) Table {
 		{Name: "replan", Need: Admin, Short: "Look for wanted builds now",
 			Long:    "The farm does this by itself at its start, after each push and every few minutes.",
 			Example: "replan", Run: f.replan},
-		{Name: "whoami", Short: "Say who you are here and what you may do", Example: "whoami", Run: f.whoami},
-		{Name: "help", Args: "[VERB]", MaxArgs: 2, Text: true, Short: "List the verbs, or explain one", Example: "help log\nhelp images load",
+		{Name: "whoami", Looks: true, Short: "Say who you are here and what you may do", Example: "whoami", Run: f.whoami},
+		{Name: "help", Looks: true, Args: "[VERB]", MaxArgs: 2, Text: true, Short: "List the verbs, or explain one", Example: "help log\nhelp images load",
 			Run: func(_ context.Context, c *Call) error {
 				if len(c.Args) == 0 {
 					return t.list(c.Out)
@@ -138,7 +148,7 @@ func Verbs(f *Farm) Table {
 	}
 	// Before help and the hidden ones.
 	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })
-	t = slices.Insert(t, at, slices.Concat(f.groupVerbs(), f.imageVerbs(), f.tokenVerbs())...)
+	t = slices.Insert(t, at, slices.Concat(f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
 	return t
 }
 

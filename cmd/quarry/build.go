@@ -25,26 +25,41 @@ import (
 	"github.com/Morphux/quarry/recipe"
 	"github.com/Morphux/quarry/results"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func newBuildCmd(a *app) *cobra.Command {
 	var arch, channel, output string
 	var asJSON, quiet, cross bool
+	ask, _ := control.Verbs(nil).Find("build")
 	cmd := &cobra.Command{
-		Use:   "build DIR [CHANNEL]",
-		Short: "Build one package from a folder, without a farm",
-		Long: `Builds the package in DIR as the farm would, in a clean workspace of the base of
-its arch, and prints the facts. Nothing is recorded. DIR is taken as it stands,
-without .git; changes that are not committed are built too. Needed packages come
-from the results repository and the artifacts of the state folder. A daemon keeps
-its state folder's bases to itself: beside one, build with a folder of your own
-(--state DIR), after quarry images bootstrap with the same. With a configuration of
-the older form the artifact also appears in output/CHANNEL/ in the state folder.`,
-		Example: `  quarry build ./zlib
+		Use:   "build DIR [CHANNEL] | NAME-VERSION | -",
+		Short: "Build one package from a folder without a farm, or have the farm build a release",
+		Long: `With a folder, no farm is asked: builds the package in DIR as the farm would, in
+a clean workspace of the base of its arch, and prints the facts. Nothing is
+recorded. DIR is taken as it stands, without .git; changes that are not
+committed are built too. Needed packages come from the results repository and
+the artifacts of the state folder. A daemon keeps its state folder's bases to
+itself: beside one, build with a folder of your own (--state DIR), after quarry
+images bootstrap with the same. With a configuration of the older form the
+artifact also appears in output/CHANNEL/ in the state folder.
+
+With the name of a release, or with -, the daemon is asked. ` + ask.Long,
+		Example: `  quarry build zlib-1.3.1                             a release of the farm
+  quarry build - --channel testing < zlib.tar         hand a release in as a tar
+  quarry build ./zlib
   quarry build ./zlib stable
   quarry build --arch aarch64 --output out ./zlib     keep the record and the artifact`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !isFolder(args[0]) {
+				return a.askToBuild(cmd, ask, args)
+			}
+			for _, name := range []string{"group", "confirm", "follow"} {
+				if cmd.Flags().Changed(name) {
+					return &flagError{fmt.Errorf("--%s is for the farm, and %s is a folder that is built here: leave it out", name, args[0])}
+				}
+			}
 			c, err := a.config()
 			if err != nil {
 				return err
@@ -89,13 +104,48 @@ the older form the artifact also appears in output/CHANNEL/ in the state folder.
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&arch, "arch", "", "arch to build for (default this machine's)")
-	cmd.Flags().StringVar(&channel, "channel", "", "channel to build for (default the configuration's)")
+	cmd.Flags().StringVar(&arch, "arch", "", "arch to build for (of a folder, default this machine's)")
+	cmd.Flags().StringVar(&channel, "channel", "", "channel to build for (of a folder or a tar, default the configuration's)")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "folder to write the artifact, record and list of files to")
 	cmd.Flags().BoolVar(&cross, "cross", false, "cross build on this machine's arch, whatever build.workers_for says")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the outcome as JSON")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "do not show the build's log")
+	// Of the verb's flags, those that are not there.
+	cmd.Flags().AddFlagSet(ask.NewFlags())
 	return cmd
+}
+
+// isFolder reports whether the argument of quarry build names a folder, and no
+// release. A release's name holds no slash.
+func isFolder(arg string) bool {
+	if arg == "-" {
+		return false
+	}
+	info, err := os.Stat(arg)
+	return strings.Contains(arg, "/") || err == nil && info.IsDir()
+}
+
+// askToBuild calls the verb build.
+func (a *app) askToBuild(cmd *cobra.Command, ask *control.Verb, args []string) error {
+	if len(args) > 1 {
+		return &flagError{fmt.Errorf("%s is no folder, and of a release the channel is said with --channel: build %s --channel %s", args[0], args[0], args[1])}
+	}
+	flags := ask.NewFlags()
+	var err error
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if cmd.Root().PersistentFlags().Lookup(f.Name) != nil || err != nil {
+			return
+		}
+		if flags.Lookup(f.Name) == nil {
+			err = &flagError{fmt.Errorf("--%s is for a folder that is built here, and %s is none", f.Name, args[0])}
+			return
+		}
+		err = flags.Set(f.Name, f.Value.String())
+	})
+	if err != nil {
+		return err
+	}
+	return a.verb(cmd, ask, flags, args)
 }
 
 // buildFolder makes one attempt at the package in a folder.

@@ -40,6 +40,13 @@ built against each other, and land on their channel as one commit when all of th
 have succeeded.`,
 		Args: cobra.NoArgs,
 	},
+	"keys": {
+		Use:   "keys",
+		Short: "Say whose keys are whose, through the daemon",
+		Long: `People and their public keys, as the daemon's verbs have them. quarry key changes
+the same files without a daemon.`,
+		Args: cobra.NoArgs,
+	},
 	"token": {
 		Use:   "token",
 		Short: "Let programs in that cannot hold an SSH key",
@@ -55,7 +62,7 @@ themselves while none runs.`,
 func verbCmds(a *app) (farm, systems []*cobra.Command) {
 	parents := map[string]*cobra.Command{}
 	for _, v := range control.Verbs(nil) {
-		if v.Hidden || v.Name == "help" { // cobra has its own
+		if v.Hidden || v.Name == "help" || v.Name == "build" { // cobra has its own, and so has newBuildCmd
 			continue
 		}
 		topic, name, two := strings.Cut(v.Name, " ")
@@ -118,6 +125,7 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, ar
 	if i := v.File - 1; i >= 0 && i < len(args) {
 		if args[i] == "-" {
 			client.In = in
+		} else if v.Name == "build" { // a release, and no file
 		} else if args[i], err = filepath.Abs(args[i]); err != nil { // the daemon works in another folder
 			return err
 		}
