@@ -72,6 +72,7 @@ type Result struct {
 	Staged   string          // host folder with what was installed; hostile
 	Usage    quarry.Usage
 	Warnings []string // one line each
+	Scene    *Scene   // where the last step ran
 }
 
 // Paths in a workspace that recipes may rely on.
@@ -94,6 +95,8 @@ type run struct {
 	dir     string       // working directory of the steps, as the workspace sees it
 	logLeft int64        // bytes of output that are left
 	before  images.Usage // when the step at hand began
+	at      step         // the last that began
+	ran     int          // which of its commands was the last to run
 }
 
 // Run makes a build in a fresh workspace, whose guest it takes over. The
@@ -137,6 +140,7 @@ func Run(ctx context.Context, ws *images.Workspace, job Job) (*Result, error) {
 		return nil, err
 	}
 	r.used()
+	r.result.Scene = r.scene()
 	return r.result, nil
 }
 
@@ -219,6 +223,7 @@ func (r *run) all(ctx context.Context) error {
 // prepare brings sources and dependencies in.
 func (r *run) prepare(ctx context.Context) error {
 	r.job.OnStep(quarry.StepPrepare)
+	r.at = step{name: quarry.StepPrepare}
 	began := time.Now()
 	defer func() {
 		r.result.Steps = append(r.result.Steps, quarry.Step{Name: quarry.StepPrepare, Wall: time.Since(began)})

@@ -18,6 +18,7 @@ import (
 // step runs one step and judges how it ended.
 func (r *run) step(ctx context.Context, s step) error {
 	r.job.OnStep(s.name)
+	r.at, r.ran = s, 0
 	for _, c := range s.cmds {
 		r.log.farm("%s: %s", s.name, human.Safe(typed(c), false))
 	}
@@ -39,6 +40,7 @@ func (r *run) step(ctx context.Context, s step) error {
 		r.result.Steps = append(r.result.Steps, quarry.Step{Name: s.name, Status: 137, Wall: took})
 		return r.lost(ctx, s.name, err)
 	}
+	r.ran = reply.Command
 	if reply.Error != "" {
 		return r.unable(s.name, reply.Error)
 	}

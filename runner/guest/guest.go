@@ -58,6 +58,7 @@ type guest struct {
 	oom    oomScore
 	slim   slim
 	calmed bool
+	shells [MaxShells]*shell // those that are over are used again
 
 	in  []byte // read from the socket, not yet taken apart
 	fds []int  // that came with it
@@ -125,6 +126,12 @@ func (g *guest) serve() error {
 // operation itself is in the reply.
 func (g *guest) do(q *Request) (Reply, error) {
 	switch {
+	case q.Op == OpShell && q.Shell != nil && len(g.fds) > 0:
+		conn := g.fds[0]
+		g.fds = g.fds[1:]
+		return answer(g.openShell(q.Shell, conn), Reply{}), nil
+	case g.anyShell():
+		return Reply{Error: fmt.Sprintf("the guest cannot do %.20q while there are shells", q.Op)}, nil
 	case q.Op == OpRun && q.Run != nil:
 		return g.run(q.Run)
 	case q.Op == OpPlace && q.Place != nil:
@@ -174,7 +181,15 @@ func (g *guest) next() (Kind, []byte, error) {
 		if ok || err != nil {
 			return kind, payload, err
 		}
-		if err := g.wait(unix.POLLIN, -1); err != nil {
+		if g.anyShell() {
+			heard, err := g.attend()
+			if err != nil {
+				return 0, nil, err
+			}
+			if !heard {
+				continue
+			}
+		} else if err := g.wait(unix.POLLIN, -1); err != nil {
 			return 0, nil, err
 		}
 		if err := g.fill(); err != nil {

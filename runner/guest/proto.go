@@ -12,7 +12,7 @@ import (
 
 // Version is the version of the protocol between runner and guest. Both ends
 // come out of one binary; the check catches a base that carries another.
-const Version = 1
+const Version = 2
 
 // Kind is the kind of a frame.
 type Kind byte
@@ -25,6 +25,12 @@ const (
 	KindCancel  Kind = 'K' // runner to guest: end the step that runs; empty
 	KindOutput  Kind = 'O' // guest to runner: bytes that a step printed
 	KindReply   Kind = 'R' // guest to runner: Reply as JSON
+
+	// On a socket of a shell's own:
+	KindInput Kind = 'I' // runner to guest: bytes of input; none: the end of it
+	KindSize  Kind = 'W' // runner to guest: columns and lines of the terminal, two bytes each, big-endian
+	KindError Kind = 'E' // guest to runner: bytes of standard error; KindOutput has the others
+	KindExit  Kind = 'X' // guest to runner, last: Exit as JSON
 )
 
 // Limits on frames. An end that breaks them is not listened to any longer.
@@ -33,6 +39,9 @@ const (
 	MaxReply   = 64 << 10
 	MaxHello   = 4 << 10
 	MaxRequest = 4 << 20
+	MaxInput   = 32 << 10
+	maxExit    = 256
+	sizeBytes  = 4
 
 	headerSize = 5
 )
@@ -46,8 +55,14 @@ func (k Kind) max() int {
 		return MaxRequest
 	case KindCancel:
 		return 0
-	case KindOutput:
+	case KindOutput, KindError:
 		return MaxOutput
+	case KindInput:
+		return MaxInput
+	case KindSize:
+		return sizeBytes
+	case KindExit:
+		return maxExit
 	case KindReply:
 		return MaxReply
 	}
@@ -66,10 +81,11 @@ const (
 	OpInstall = "install" // lay the artifact that comes with the request (SCM_RIGHTS) into / or Root
 	OpPlace   = "place"   // find the working directory, unpacking a lone tarball
 	OpRun     = "run"     // run a step
+	OpShell   = "shell"   // run a command beside others; the socket that comes with the request is its own
 )
 
 // Request asks the guest for one operation. There is one at a time; each is
-// answered by one Reply.
+// answered by one Reply. That of a shell says that it has begun.
 type Request struct {
 	ID    uint32 `json:"id"`
 	Op    string `json:"op"`
@@ -77,6 +93,7 @@ type Request struct {
 	Root  string `json:"root,omitempty"` // install: the folder to lay it into; blank: /
 	Place *Place `json:"place,omitempty"`
 	Run   *Run   `json:"run,omitempty"`
+	Shell *Shell `json:"shell,omitempty"`
 }
 
 // Place says where a package's sources lie.
@@ -95,6 +112,29 @@ type Run struct {
 	Silence  time.Duration `json:"silence"`          // and may be silent this long; 0: any time
 	Log      int64         `json:"log"`              // bytes it may print
 	Compat   bool          `json:"compat,omitempty"` // run under personality(PER_LINUX32): uname says i686 on x86_64
+}
+
+// Shell is a command that a person runs once the steps are over.
+type Shell struct {
+	Try    [][]string `json:"try"` // commands, of which the first runs that is there
+	Dir    string     `json:"dir"` // "/" where it is gone
+	Env    []string   `json:"env"`
+	TTY    bool       `json:"tty,omitempty"` // on a terminal of its own; else on pipes
+	Cols   uint16     `json:"cols,omitempty"`
+	Rows   uint16     `json:"rows,omitempty"`
+	Script *Script    `json:"script,omitempty"` // to be there for it
+	Compat bool       `json:"compat,omitempty"` // as in Run
+}
+
+// Script is a program for the workspace's shell.
+type Script struct {
+	Path string `json:"path"`
+	Text string `json:"text"`
+}
+
+// Exit is how a shell ended.
+type Exit struct {
+	Status int `json:"status"` // 128+n when signal n ended it
 }
 
 // Command is one command of a step.
@@ -221,6 +261,26 @@ func DecodeHello(data []byte) (Hello, error) {
 		return Hello{}, fmt.Errorf("the guest speaks version %d of the protocol, this runner version %d: give both the same binary", h.Version, Version)
 	}
 	return h, nil
+}
+
+// DecodeExit reads how a shell ended.
+func DecodeExit(data []byte) (Exit, error) {
+	var e Exit
+	if err := decode(data, &e); err != nil {
+		return Exit{}, err
+	}
+	if e.Status < 0 || e.Status > 255 {
+		return Exit{}, fmt.Errorf("%w: status is %d", ErrFrame, e.Status)
+	}
+	return e, nil
+}
+
+// AppendSize appends a frame with the size of a terminal to b.
+func AppendSize(b []byte, cols, rows uint16) []byte {
+	var p [sizeBytes]byte
+	binary.BigEndian.PutUint16(p[:], cols)
+	binary.BigEndian.PutUint16(p[2:], rows)
+	return AppendFrame(b, KindSize, p[:])
 }
 
 // Limits on what a reply may hold. The runner takes nothing on trust that

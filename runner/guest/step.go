@@ -144,27 +144,32 @@ func (s *step) fork(path string, args []string, output int) error {
 		Files: []uintptr{uintptr(s.g.null), uintptr(output), uintptr(output)},
 		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &s.pidfd},
 	}
-	if s.run.Compat {
+	pid, err := s.g.spawn(path, args, attr, s.run.Compat, 100)
+	if err == nil {
+		s.main = pid
+	}
+	return err
+}
+
+// spawn starts a process of the build's.
+func (g *guest) spawn(path string, args []string, attr *syscall.ProcAttr, compat bool, tries int) (pid int, err error) {
+	if compat {
 		if err := personality(perLinux32); err != nil {
-			return err
+			return 0, err
 		}
 		defer func() { _ = personality(0) }()
 	}
-	s.g.oom.raise()
-	defer s.g.oom.lower()
-	s.g.slim.down()
+	g.oom.raise()
+	defer g.oom.lower()
+	g.slim.down()
 	for try := 0; ; try++ {
 		pid, err := syscall.ForkExec(path, args, attr)
-		if err == nil {
-			s.main = pid
-			return nil
-		}
 		// The last step's dead may still count for the kernel's limit.
-		if (err == unix.EAGAIN || err == unix.ENOMEM) && try < 100 {
+		if (err == unix.EAGAIN || err == unix.ENOMEM) && try < tries {
 			time.Sleep(20 * time.Millisecond)
 			continue
 		}
-		return err
+		return pid, err
 	}
 }
 
