@@ -44,6 +44,9 @@ func (w *Workspace) watch() {
 				return
 			case <-tick.C:
 			}
+			if w.idle.Load() {
+				continue
+			}
 			w.sample()
 			if time.Now().Before(next) {
 				continue

@@ -268,7 +268,11 @@ func (p *pool) shut(ctx context.Context) {
 
 // look sees whether memory and disk suffice, and buries the dead.
 func (p *pool) look() {
-	now := p.s.shortage(p.opts, p.shortNow())
+	was := p.shortNow()
+	now := p.s.shortage(p.opts, was)
+	if was == "" && now != "" && p.s.Relieve(string(now)) {
+		now = "" // that may have been enough: the next look sees
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch was := p.short; {
@@ -476,11 +480,12 @@ func (p *pool) makeAside(ctx context.Context, w *Workspace, network bool) error 
 	return err
 }
 
-// closed is told when a build gives its workspace up.
+// closed is told when a build gives its workspace up, be it to be kept.
 func (p *pool) closed(w *Workspace) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if w.counted {
+		w.counted = false
 		p.envs[env{w.Channel, w.Arch}].busy--
 		p.changed()
 	}

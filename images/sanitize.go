@@ -164,7 +164,7 @@ func (s *Store) takeAway(ctx context.Context, envs []env, why string) (n int) {
 	open := slices.Collect(maps.Keys(s.open))
 	s.mu.Unlock()
 	for _, w := range open {
-		if !slices.Contains(envs, env{w.Channel, w.Arch}) {
+		if !slices.Contains(envs, env{w.Channel, w.Arch}) || w.kept.Load() {
 			continue
 		}
 		w.mu.Lock()

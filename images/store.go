@@ -65,6 +65,7 @@ type Options struct {
 	// another one too: it has no setup, and none is ever kept ready for it.
 	Channels []Channel
 	Pool     PoolOptions
+	Keep     KeepOptions
 	// BasesDir is the folder for the clean copies of bases and the measures of
 	// podman's layers. "": bases, beside podman's folder in the state folder.
 	BasesDir string
@@ -90,6 +91,7 @@ type Store struct {
 
 	channels map[string]Channel
 	pool     *pool
+	keeper   keeper
 	copies   archive
 	trees    sync.Mutex // held while measures of fresh layers are written, and while old ones are removed
 	inst     instances
@@ -160,6 +162,7 @@ func New(conn *podman.Conn, opts Options) (*Store, error) {
 		return nil, err
 	}
 	s.inst.init()
+	s.keeper = keeper{s: s, opts: opts.Keep}
 	s.pool = newPool(s, opts.Pool)
 	s.pool.recall()
 	return s, nil
@@ -340,6 +343,7 @@ func (s *Store) Drain(ctx context.Context) error {
 func (s *Store) Close(ctx context.Context) error {
 	making := s.inst.close(ctx)
 	s.pool.shut(ctx)
+	s.keeper.shut()
 	s.mu.Lock()
 	errs := make(chan error, len(s.open))
 	n := len(s.open)

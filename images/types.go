@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Morphux/quarry/internal/cgroup"
@@ -131,6 +132,8 @@ type Workspace struct {
 	counted   bool  // by the pool, as one that a build has
 	stop      func()
 	laying    laying
+	kept      atomic.Bool // though its build is over
+	idle      atomic.Bool // and nobody uses it: nothing of a build runs in it
 
 	fdMu   sync.Mutex // guards the following
 	initFD int        // pidfd of the first process; -1 when there is none
