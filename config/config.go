@@ -47,6 +47,7 @@ type Config struct {
 	Pool     Pool                `toml:"pool"`
 	Monitor  Monitor             `toml:"monitor"`
 	Cache    Cache               `toml:"cache"`
+	Shell    Shell               `toml:"shell"`
 	Mail     Mail                `toml:"mail"`
 	Webhooks []Webhook           `toml:"webhook"`
 	Channels map[string]*Channel `toml:"channel"`
@@ -218,6 +219,7 @@ func Default() *Config {
 		Pool:     Pool{Idle: Duration(time.Hour), MinMemory: 512 << 20, MinDisk: 2 << 30},
 		Monitor:  Monitor{Every: Duration(3 * time.Second)},
 		Cache:    Cache{Layers: 20 << 30},
+		Shell:    defaultShell(),
 		Mail:     defaultMail(),
 		Channels: nil,
 	}
@@ -317,6 +319,9 @@ func (c *Config) check() error {
 	}
 	if err := c.checkWorkers(); err != nil {
 		return err
+	}
+	if err := c.Shell.check(); err != nil {
+		return bad("%w", err)
 	}
 	if err := c.checkNotify(); err != nil {
 		return bad("%w", err)

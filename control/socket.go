@@ -175,7 +175,9 @@ func listen(lines *bufio.Scanner, w *io.PipeWriter, sizes chan [2]int) {
 			}
 			sizes <- *in.Size
 		}
-		w.Write(in.In)
+		if len(in.In) > 0 { // else it would wait for somebody who reads
+			w.Write(in.In)
+		}
 		if in.End {
 			w.Close()
 		}

@@ -70,6 +70,9 @@ type Pipeline struct {
 	Layers *layers.Cache
 	// Usage keeps what builds use while they run; nil: only totals are kept.
 	Usage *usage.Store
+	// Keep is offered the workspace of a failed build, and takes it over when it
+	// says so; nil: all are closed.
+	Keep func(ws *images.Workspace, scene *runner.Scene, o *quarry.Outcome) bool
 
 	toolchains toolchains
 }
@@ -102,7 +105,11 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
+	kept := false
 	defer func() {
+		if kept {
+			return
+		}
 		// The build may have ended because ctx did; cleaning up must not.
 		clean, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer stop()
@@ -188,6 +195,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 			out.Failure.Reproduce = in.Reproduce
 		}
 		out.LogLines = tail.lines()
+		kept = p.Keep != nil && res.Scene != nil && p.Keep(ws, res.Scene, out)
 	}
 	return out, nil
 }

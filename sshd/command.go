@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/words"
 )
 
 // gitCommand is one of the two that git clients ask for.
@@ -55,3 +57,22 @@ func parsePath(path string) (pkg string, err error) {
 }
 
 var gitProtocol = regexp.MustCompile(`^version=[0-2]$`)
+
+// splitRaw takes a line apart whose verb wants all after its first word as one
+// word, as it was typed: it will be a shell's, and not be taken apart here. ok is
+// false for any other line.
+func (s *Server) splitRaw(line string) (args []string, ok bool) {
+	if s.opts.Raw == nil || len(line) > words.MaxLine || !utf8.ValidString(line) {
+		return nil, false
+	}
+	verb, rest, _ := strings.Cut(strings.TrimLeft(line, " \t"), " ")
+	word, rest, _ := strings.Cut(strings.TrimLeft(rest, " \t"), " ")
+	if strings.ContainsAny(verb+word, "'\"\\") || word == "" || !s.opts.Raw([]string{verb, word}) {
+		return nil, false
+	}
+	args = []string{verb, word}
+	if rest = strings.TrimSpace(rest); rest != "" {
+		args = append(args, rest)
+	}
+	return args, true
+}

@@ -43,6 +43,10 @@ type Terminal struct {
 	TTY    bool
 	Width  int // columns; 0: not known
 	Height int // lines; 0: not known
+
+	Name string // the kind of terminal, as TERM has it; what the client says
+	// Resize gives columns and lines when they change; nil: without a terminal.
+	Resize <-chan [2]int
 }
 
 // Verbs runs one verb and gives its exit status. argv is never empty; the
@@ -51,10 +55,13 @@ type Verbs func(ctx context.Context, id quarry.Identity, argv []string, stdin io
 
 // Options say what a server serves.
 type Options struct {
-	HostKey  string // path of the server's own key; made at the first start
-	Keys     Keys
-	Repos    Repos
-	Verbs    Verbs
+	HostKey string // path of the server's own key; made at the first start
+	Keys    Keys
+	Repos   Repos
+	Verbs   Verbs
+	// Raw tells whether a verb, here with its first word after it, takes the
+	// terminal as it is, and the rest of the line as one word; nil: none does.
+	Raw      func(argv []string) bool
 	Hooks    hooks.Options   // put into each repository before a push; Package is set for each
 	Channels []hooks.Channel // that a push may name; nil: any
 	Home     string          // folder for git's configuration and HOME; made

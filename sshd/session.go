@@ -32,6 +32,7 @@ type session struct {
 	ch       gossh.Channel
 	protocol string    // GIT_PROTOCOL, checked
 	pty      *Terminal // nil without a terminal
+	resize   chan [2]int
 
 	gone      context.Context // ends when the client is
 	interrupt func()          // Ctrl-C, or a signal that the client sends on
@@ -64,7 +65,7 @@ func (s *Server) session(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewChanne
 	gone, leave := context.WithCancel(context.Background())
 	defer leave()
 	stopped := make(chan struct{})
-	se := &session{server: s, conn: sc, ch: ch, gone: gone, stopped: stopped, interrupt: sync.OnceFunc(func() { close(stopped) })}
+	se := &session{server: s, conn: sc, ch: ch, resize: make(chan [2]int, 1), gone: gone, stopped: stopped, interrupt: sync.OnceFunc(func() { close(stopped) })}
 	started := false
 	ended := make(chan struct{})
 	for req := range reqs {
@@ -82,10 +83,18 @@ func (s *Server) session(_ *ssh.Server, sc *gossh.ServerConn, nc gossh.NewChanne
 				Modes                        string
 			}
 			if gossh.Unmarshal(req.Payload, &pty) == nil && !started && se.pty == nil {
-				se.pty, ok = &Terminal{TTY: true, Width: int(min(pty.Columns, 10_000)), Height: int(min(pty.Rows, 10_000))}, true
+				se.pty, ok = &Terminal{TTY: true, Width: int(min(pty.Columns, 10_000)), Height: int(min(pty.Rows, 10_000)), Name: pty.Term, Resize: se.resize}, true
 			}
 		case "window-change":
-			ok = se.pty != nil // verbs wrap their lines once, at the beginning
+			// Most verbs wrap their lines once, at the beginning.
+			var size struct{ Columns, Rows, Width, Height uint32 }
+			if ok = se.pty != nil && gossh.Unmarshal(req.Payload, &size) == nil; ok {
+				select {
+				case <-se.resize: // an older one that nobody wanted
+				default:
+				}
+				se.resize <- [2]int{int(min(size.Columns, 10_000)), int(min(size.Rows, 10_000))}
+			}
 		case "signal":
 			se.interrupt()
 			ok = true
@@ -181,6 +190,9 @@ func (se *session) run(line, refused string) {
 
 // dispatch runs a command line for somebody. An error has not been told yet.
 func (se *session) dispatch(id quarry.Identity, line string) (int, error) {
+	if args, ok := se.server.splitRaw(line); ok {
+		return se.runVerb(id, args, true), nil
+	}
 	args, err := words.Split(line)
 	if err != nil {
 		return exitUsage, err
@@ -194,7 +206,7 @@ func (se *session) dispatch(id quarry.Identity, line string) (int, error) {
 	case len(args) == 0:
 		return se.greet(id)
 	}
-	return se.runVerb(id, args), nil
+	return se.runVerb(id, args, false), nil
 }
 
 func (s *Server) begin() (why string) {
@@ -253,10 +265,11 @@ func (se *session) greet(id quarry.Identity) (int, error) {
 	}
 	fmt.Fprintf(se.stdout(), "Hello %s, this is Quarry. You are %s here: %s.\nThere is no shell; this is what there is:\n\n", name, id.Role, may)
 	fmt.Fprintf(se.stdout(), "  git push %s/NAME.git HEAD:NAME-VERSION\n  %s VERB\n\n", se.url(), se.ssh())
-	return se.runVerb(id, []string{"help"}), nil
+	return se.runVerb(id, []string{"help"}, false), nil
 }
 
-func (se *session) runVerb(id quarry.Identity, args []string) int {
+// runVerb runs a verb; with raw it gets a terminal as it is.
+func (se *session) runVerb(id quarry.Identity, args []string, raw bool) int {
 	s := se.server
 	if s.opts.Verbs == nil {
 		fmt.Fprintf(se.stderr(), "quarry: %.40q is no git command, and nothing else is served here\n", args[0])
@@ -278,6 +291,8 @@ func (se *session) runVerb(id quarry.Identity, args []string) int {
 	var stdin io.Reader = se.ch
 	if se.pty != nil {
 		term = *se.pty
+	}
+	if se.pty != nil && !raw {
 		stdin = newKeyboard(se.ch, se.interrupt)
 	}
 	// A client that is there but reads nothing would keep the verb for ever.
@@ -285,8 +300,12 @@ func (se *session) runVerb(id quarry.Identity, args []string) int {
 		cancel()
 		se.ch.Close()
 	}
-	out := &patient{se.stdout(), s.opts.Limits.Stall, give}
-	errOut := &patient{se.stderr(), s.opts.Limits.Stall, give}
+	var to, errTo io.Writer = se.ch, se.ch.Stderr()
+	if !raw {
+		to, errTo = se.terminal(to), se.terminal(errTo)
+	}
+	out := &patient{to, s.opts.Limits.Stall, give}
+	errOut := &patient{errTo, s.opts.Limits.Stall, give}
 	return s.opts.Verbs(ctx, id, args, stdin, out, errOut, term)
 }
 

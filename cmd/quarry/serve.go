@@ -115,6 +115,8 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	pipe.Usage = used
+	open := newShells(c, store, sshBase(c.SSH.Listen), log)
+	pipe.Keep = open.keep
 	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, logs: logs, events: reporter, ssh: sshBase(c.SSH.Listen), verified: make(chan struct{})}
 	if err := os.MkdirAll(c.Journal(), 0o755); err != nil {
 		return err
@@ -131,7 +133,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	st.makeUp(ctx, q)
-	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Events: happened, Usage: used, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
+	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Events: happened, Usage: used, Shells: open, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
 		Default: c.DefaultChannel, Workers: c.Ways(), Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}})
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
@@ -190,8 +192,9 @@ func newDoor(c *config.Config, people *keys.Store, packages *repos.Repos, verbs 
 	return sshd.New(sshd.Options{
 		HostKey: c.HostKey(), Keys: people, Repos: fetchable{packages, c.Results()}, Channels: hookChannels(c),
 		Verbs: func(ctx context.Context, id quarry.Identity, argv []string, in io.Reader, out, errOut io.Writer, term sshd.Terminal) int {
-			return verbs.Run(ctx, id, argv, in, out, errOut, control.Terminal{TTY: term.TTY, Width: term.Width, Height: term.Height, Color: term.TTY, Live: term.TTY})
+			return verbs.Run(ctx, id, argv, in, out, errOut, control.Terminal{TTY: term.TTY, Width: term.Width, Height: term.Height, Color: term.TTY, Live: term.TTY, Name: term.Name, Resize: term.Resize})
 		},
+		Raw:   verbs.Raw,
 		Hooks: hooks.Options{Binary: self, Settings: hooks.Settings{Socket: c.Socket(), Spool: c.Spool(), Channel: c.DefaultChannel}},
 		Home:  filepath.Join(c.State, "home"), MaxPush: int64(c.Git.MaxPush), Log: log,
 	})

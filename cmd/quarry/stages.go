@@ -49,6 +49,7 @@ func openImages(ctx context.Context, c *config.Config, log *slog.Logger) (*image
 	store, err := images.New(conn, images.Options{
 		WorkDir: c.Work(), Guest: self, UIDBase: c.Podman.IDBase, Limits: limits(c), Channels: channels,
 		Pool: images.PoolOptions{Max: c.Warm(), Idle: time.Duration(c.Pool.Idle), MinMemory: int64(c.Pool.MinMemory), MinDisk: int64(c.Pool.MinDisk)},
+		Keep: images.KeepOptions{For: time.Duration(c.Shell.Keep), Max: c.Shell.Max},
 		Log:  log,
 	})
 	if err != nil {
@@ -419,6 +420,15 @@ func (f *stages) room() error {
 		return fmt.Errorf("state folder %s cannot be looked at: %w", f.cfg.State, err)
 	}
 	free := int64(s.Bavail) * s.Bsize
+	for free < int64(f.cfg.Queue.MinFree) && f.images.Relieve("a build needs the room") {
+		end, stop := context.WithTimeout(context.Background(), time.Minute)
+		err := f.images.Drain(end)
+		stop()
+		if err != nil || unix.Statfs(f.cfg.State, &s) != nil {
+			break
+		}
+		free = int64(s.Bavail) * s.Bsize
+	}
 	if free < int64(f.cfg.Queue.MinFree) {
 		return fmt.Errorf("state folder %s has %d MiB left, less than queue.min_free: make room", f.cfg.State, free>>20)
 	}

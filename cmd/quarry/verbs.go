@@ -77,6 +77,7 @@ func verbCmds(a *app) (farm, systems []*cobra.Command) {
 			},
 		}
 		cmd.Flags().AddFlagSet(v.NewFlags())
+		cmd.Flags().SetInterspersed(!v.Raw)
 		switch {
 		case two && parents[topic] == nil:
 			parent := *topics[topic] // a copy: each tree of commands has its own
@@ -145,6 +146,12 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, ar
 		}
 	}
 	ctx := cmd.Context()
+	if v.Raw && len(args) > 0 {
+		client.In = in
+		var restore func()
+		ends.Resize, restore, ends.TTY = rawTerminal(in, cmd.OutOrStdout())
+		defer restore()
+	}
 	if v.Keys && ends.TTY {
 		var restore func()
 		ctx, restore = untilQ(ctx, in)
