@@ -74,6 +74,7 @@ type statusJSON struct {
 	Live    []quarry.Build `json:"live"`
 	Ended   []quarry.Build `json:"ended"`
 	Cycles  []cycleJSON    `json:"cycles,omitempty"`
+	Notify  []string       `json:"notify,omitempty"` // what keeps people and programs from being told
 }
 
 // cycleJSON is packages that need each other, so that none can be built first.
@@ -136,7 +137,7 @@ func (f *Farm) status(ctx context.Context, c *Call) error {
 		if st.Envs == nil {
 			st.Envs = []queue.EnvironmentStatus{} // a list, and never null
 		}
-		return c.emit(statusJSON{f.Version, f.Started, st, nonNil(live), nonNil(ended), f.cycles()})
+		return c.emit(statusJSON{f.Version, f.Started, st, nonNil(live), nonNil(ended), f.cycles(), f.untold()})
 	}
 	now := time.Now()
 	fmt.Fprintf(c.Out, "quarry %s, up %s: %d running of %d at once, %d queued, %d waiting\n", f.Version,
@@ -150,6 +151,9 @@ func (f *Farm) status(ctx context.Context, c *Call) error {
 	}
 	for _, p := range st.Problems {
 		fmt.Fprintln(c.Out, human.Paint("problem", human.Red, c.Term.Color)+": "+human.Safe(p.Error(), false))
+	}
+	for _, p := range f.untold() {
+		fmt.Fprintln(c.Out, human.Paint("problem", human.Red, c.Term.Color)+": "+human.Safe(p, false))
 	}
 	cycles := f.cycles()
 	for i, cycle := range cycles {

@@ -60,6 +60,8 @@ type Farm struct {
 	Tokens *tokens.Store
 	// Why explains builds; nil: the farm cannot.
 	Why Why
+	// Notify tells people and programs what happens; nil: nobody does.
+	Notify Notify
 	// Bundles makes releases of tars; nil: nobody does.
 	Bundles *bundle.Pusher
 	// Keys are people's public keys; nil: the farm keeps none.
@@ -113,6 +115,7 @@ func Verbs(f *Farm) Table {
 			},
 			Run: f.log},
 		f.eventsVerb(),
+		f.notifyVerb(),
 		f.buildVerb(),
 		{Name: "rebuild", Args: "[BUILD|NAME-VERSION]", MaxArgs: 1, Need: Push, Short: "Build again what has a record",
 			Long: rebuildHelp, Example: rebuildExample, Flags: rebuildFlags, Run: f.rebuild},

@@ -181,6 +181,19 @@ func (b *box) retry() (int, error) {
 	return len(b.letters), errors.Join(errs...)
 }
 
+// drop throws away what was given up.
+func (b *box) drop() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, l := range b.letters {
+		if !l.GivenUp.IsZero() {
+			b.remove(id)
+			n++
+		}
+	}
+	return n
+}
+
 // due gives the letters that are to be tried now, the oldest first; otherwise when
 // the next one is, zero for never.
 func (b *box) due(now time.Time) (list []Letter, next time.Time) {

@@ -197,7 +197,11 @@ const refusals = 8
 // again, and has been noted.
 func (k *hook) deliver(ctx context.Context, e *events.Event) error {
 	status, err := k.post(ctx, e)
-	if err == nil || ctx.Err() != nil {
+	if err == nil {
+		k.change(func(s *hookState) { *s = hookState{Begun: true, Cursor: e.N, GivenUp: s.GivenUp, LastGivenUp: s.LastGivenUp} })
+		return nil
+	}
+	if ctx.Err() != nil {
 		return err
 	}
 	refused := status >= 400 && status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests
@@ -207,8 +211,8 @@ func (k *hook) deliver(ctx context.Context, e *events.Event) error {
 	if refused && count+1 >= refusals || time.Since(e.At) > k.GiveUp {
 		k.log.Error("a webhook is not told of an event, which is given up", "event", e.N, "err", err)
 		k.change(func(s *hookState) {
-			s.GivenUp, s.LastGivenUp, s.Error = s.GivenUp+1, e.N, reason(err)
-			s.Cursor, s.Tries, s.Refusals = e.N, 0, 0
+			s.GivenUp, s.LastGivenUp = s.GivenUp+1, e.N
+			s.Cursor, s.Tries, s.Refusals, s.Error = e.N, 0, 0, reason(err)
 		})
 		return nil
 	}
@@ -246,6 +250,15 @@ func (k *hook) change(f func(*hookState)) {
 	if err != nil {
 		k.log.Warn("how far a webhook is cannot be noted", "err", err)
 	}
+}
+
+// drop forgets what was given up.
+func (k *hook) drop() int {
+	k.mu.Lock()
+	n := int(k.state.GivenUp)
+	k.mu.Unlock()
+	k.change(func(s *hookState) { s.GivenUp, s.LastGivenUp = 0, 0 })
+	return n
 }
 
 // pass notes that there was nothing for the hook up to an event. That need not

@@ -260,3 +260,13 @@ func (n *Notifier) Retry() (int, error) {
 	}
 	return n.box.retry()
 }
+
+// Drop forgets the letters that were given up, and how many events webhooks were
+// not told of. It returns how many letters and events those were.
+func (n *Notifier) Drop() int {
+	dropped := n.box.drop()
+	for _, h := range n.hooks {
+		dropped += h.drop()
+	}
+	return dropped
+}

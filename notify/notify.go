@@ -376,7 +376,7 @@ func (n *Notifier) problems(s Status) (list []string) {
 		case h.Failing != nil && time.Since(*h.Failing) >= troubleAfter:
 			list = append(list, fmt.Sprintf("webhook %s takes nothing since %s: %s", h.Name, h.Failing.UTC().Format("2006-01-02 15:04 UTC"), h.Error))
 		case h.GivenUp > 0:
-			list = append(list, fmt.Sprintf("webhook %s: %s given up, the last one %d: %s", h.Name, count(int(h.GivenUp), "event"), h.LastGivenUp, h.Error))
+			list = append(list, fmt.Sprintf("webhook %s was not told of %s, the last one of them event %d; quarry notify drop forgets it", h.Name, count(int(h.GivenUp), "event"), h.LastGivenUp))
 		}
 	}
 	return list
