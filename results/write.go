@@ -176,16 +176,26 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []b
 // advance stores objects and moves a channel from one commit to the next, which is
 // among them; errMoved says that the channel moved under it. lock is the
 // channel's, which the caller releases, or nil: then it is held for the move alone.
-func (r *Repo) advance(ctx context.Context, channel string, lock *refLock, tip, next plumbing.Hash, set *objectSet) (plumbing.Hash, error) {
+// Unless the channel moves, the objects go again, and drops are called, for those
+// stored before.
+func (r *Repo) advance(ctx context.Context, channel string, lock *refLock, tip, next plumbing.Hash, set *objectSet, drops ...func()) (plumbing.Hash, error) {
+	moved := false
+	defer func() {
+		if !moved {
+			for _, drop := range drops {
+				drop()
+			}
+		}
+	}()
 	drop, err := r.store(set)
 	if err != nil {
 		return tip, err
 	}
+	drops = append(drops, drop)
 	r.stored()
 	if tip.IsZero() {
 		err = r.adoptHead(channel)
 	}
-	moved := false
 	if err == nil && lock == nil {
 		if lock, err = r.holdRef(ctx, channel); err == nil {
 			defer lock.release()
@@ -193,9 +203,6 @@ func (r *Repo) advance(ctx context.Context, channel string, lock *refLock, tip, 
 	}
 	if err == nil {
 		moved, err = lock.move(tip, next)
-	}
-	if !moved {
-		drop()
 	}
 	return next, err
 }
