@@ -5,12 +5,14 @@ type Web struct {
 	Listen string `toml:"listen"` // e.g. 127.0.0.1:6680; blank: there is none
 	// URL is how people reach it, e.g. https://farm.example.org; blank: by what it
 	// listens on.
-	URL       string `toml:"url"`
-	Public    bool   `toml:"public"`     // whoever has no token may look
-	TLS       string `toml:"tls"`        // self: with a certificate of the farm's own making
-	Cert      string `toml:"cert"`       // file with a certificate, and those that it leads to
-	Key       string `toml:"key"`        // file with its key
-	MaxUpload Size   `toml:"max_upload"` // bytes of the largest upload
+	URL    string `toml:"url"`
+	Public bool   `toml:"public"` // whoever has no token may look
+	// MetricsPublic lets whoever has no token see /metrics, whatever Public says.
+	MetricsPublic bool   `toml:"metrics_public"`
+	TLS           string `toml:"tls"`        // self: with a certificate of the farm's own making
+	Cert          string `toml:"cert"`       // file with a certificate, and those that it leads to
+	Key           string `toml:"key"`        // file with its key
+	MaxUpload     Size   `toml:"max_upload"` // bytes of the largest upload
 	// Proxy says that every connection comes from a proxy of one's own, and that
 	// what it says of its clients is true.
 	Proxy bool `toml:"proxy"`

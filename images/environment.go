@@ -180,6 +180,19 @@ func (p *pool) known() []env {
 	return all
 }
 
+// Workspaces counts the workspaces of each environment: of what it tells only the
+// name, and Warm, Making and Busy are set. It asks nobody but the pool.
+func (s *Store) Workspaces() (list []Environment) {
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.known() {
+		sh := p.shelf(e)
+		list = append(list, Environment{Channel: e.channel, Arch: e.arch, Warm: len(sh.warm), Making: len(sh.making), Busy: sh.busy})
+	}
+	return list
+}
+
 // Environments lists the environments with what is ready in them. Where there
 // is no base or instance yet, that is empty and Paused says why.
 func (s *Store) Environments(ctx context.Context) []Environment {

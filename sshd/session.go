@@ -223,6 +223,16 @@ func (s *Server) begin() (why string) {
 	return ""
 }
 
+// Load counts the connections that are open, and the commands under way.
+func (s *Server) Load() (connections, sessions int) {
+	s.gate.mu.Lock()
+	connections = s.gate.conns
+	s.gate.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return connections, s.sessions
+}
+
 func (s *Server) end() {
 	s.mu.Lock()
 	s.sessions--

@@ -73,6 +73,11 @@ type Options struct {
 	// Identify says whose a token is. Without it no token is good.
 	Identify func(token string) (quarry.Identity, error)
 	Public   bool // who has no token may look
+	// MetricsPublic lets them see metrics though they may not look.
+	MetricsPublic bool
+	// Observe is told of each answer: the pattern of its route ("" where there was
+	// none), and how long it took; stream says that it was one without an end.
+	Observe func(route, method string, status int, took time.Duration, stream bool)
 	// Proxy says that all connections come from a proxy, which can be believed
 	// about its clients (X-Forwarded-For, X-Forwarded-Proto).
 	Proxy bool
@@ -181,6 +186,7 @@ type request struct {
 	from   string // the client's address
 	body   *body
 	leave  func() // gives back its place among the requests, or the streams
+	stream bool
 }
 
 type requestKey struct{}
@@ -227,7 +233,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Error(rw, r, http.StatusServiceUnavailable, "too many requests are under way: try again in a moment")
 		return
 	}
-	if path := r.URL.Path; s.opts.Health == nil || path != "/healthz" && path != "/readyz" {
+	if !s.open(r.URL.Path) {
 		if err := s.identify(r, rq); err != nil {
 			err.answer(rw, r)
 			return
@@ -240,9 +246,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.handler.ServeHTTP(rw, r)
 }
 
+// open reports whether a path asks for nobody's identity.
+func (s *Server) open(path string) bool {
+	return s.opts.Health != nil && (path == "/healthz" || path == "/readyz") || s.opts.MetricsPublic && s.opts.Metrics != nil && path == "/metrics"
+}
+
 // access writes the line of a request. Looking around without a token is only
 // said with -v.
 func (s *Server) access(r *http.Request, rq *request, rw *writer, began time.Time) {
+	if s.opts.Observe != nil {
+		s.opts.Observe(r.Pattern, r.Method, rw.status, time.Since(began), rq.stream)
+	}
 	level := slog.LevelInfo
 	if rq.who.User == "" && (r.Method == http.MethodGet || r.Method == http.MethodHead) && rw.status < 500 {
 		level = slog.LevelDebug
@@ -295,7 +309,7 @@ func Stream(w http.ResponseWriter, r *http.Request) (ctx context.Context, end co
 	if rq.leave != nil {
 		rq.leave()
 	}
-	rq.leave = leave
+	rq.leave, rq.stream = leave, true
 	ctx, cancel := context.WithCancel(r.Context())
 	unhook := context.AfterFunc(rq.server.stopping, cancel)
 	return ctx, func() { unhook(); cancel() }, true

@@ -19,6 +19,7 @@ import (
 	"github.com/Morphux/quarry/hooks"
 	"github.com/Morphux/quarry/internal/livelog"
 	"github.com/Morphux/quarry/keys"
+	"github.com/Morphux/quarry/metrics"
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/repos"
 	"github.com/Morphux/quarry/results"
@@ -121,11 +122,14 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err := os.MkdirAll(c.Journal(), 0o755); err != nil {
 		return err
 	}
-	q, err := queue.New(queue.Options{
+	var q *queue.Queue
+	m := newMetrics(c, func() *queue.Queue { return q }, store, happened)
+	st.metrics = m
+	q, err = queue.New(queue.Options{
 		Fs:       afero.NewBasePathFs(afero.NewOsFs(), c.Journal()),
 		Releases: st.releases, Records: st.records, Run: st.run, Record: st.record, LastBuild: st.lastBuild,
 		Probe: st.probe, ProbeEnvironment: st.probeEnvironment, Graph: st.graph, Past: st.past, Campaigns: st, Groups: groups{st}, Compare: st.compare,
-		Observe: reporter.Build, ObservePauses: func(list []queue.PauseStatus) { reporter.Pauses(pausesOf(list)) },
+		Observe: func(b quarry.Build) { reporter.Build(b); m.Build(b) }, ObservePauses: func(list []queue.PauseStatus) { reporter.Pauses(pausesOf(list)) },
 		Memory: c.BuildMemory(), BuildMemory: int64(c.Limits.Memory),
 		Workers: c.Workers(), ReplanEvery: time.Duration(c.Queue.Replan), Log: log,
 	})
@@ -139,12 +143,14 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
+	m.Gauge("ssh_connections", "Connections of SSH.", func() float64 { n, _ := door.Load(); return float64(n) })
+	m.Gauge("ssh_sessions", "Commands under way over SSH.", func() float64 { _, n := door.Load(); return float64(n) })
 	listener, err := net.Listen("tcp", c.SSH.Listen)
 	if err != nil {
 		return fmt.Errorf("ssh.listen %s cannot be listened on: %w", c.SSH.Listen, err)
 	}
 
-	site, siteListener, err := newWeb(c, web.Options{}, log)
+	site, siteListener, err := newWeb(c, web.Options{Metrics: m.Handler(), Health: metrics.Health(st.health(q)), Observe: m.Request}, log)
 	if err != nil {
 		return err
 	}

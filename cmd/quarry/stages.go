@@ -23,6 +23,7 @@ import (
 	"github.com/Morphux/quarry/internal/livelog"
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/layers"
+	"github.com/Morphux/quarry/metrics"
 	"github.com/Morphux/quarry/pipeline"
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/repos"
@@ -118,6 +119,7 @@ type stages struct {
 	results  *results.Repo
 	logs     *livelog.Store
 	events   *events.Reporter
+	metrics  *metrics.Metrics
 	ssh      string // how people reach us, e.g. ssh://farm:2222
 	// verified is closed when what lies on disk of bases and instances has been
 	// looked at. No build begins before: what is damaged would be blamed on it.
@@ -480,7 +482,12 @@ func (f *stages) expect(ctx context.Context, q *queue.Queue) {
 	}
 }
 
-func (f *stages) record(ctx context.Context, o *quarry.Outcome) (string, error) {
+func (f *stages) record(ctx context.Context, o *quarry.Outcome) (commit string, err error) {
+	defer func(began time.Time) {
+		if err == nil {
+			f.metrics.Recorded(o, time.Since(began))
+		}
+	}(time.Now())
 	if o.Build.Stage != "" {
 		commit, err := f.results.Stage(ctx, o)
 		if errors.Is(err, results.ErrObsolete) {
@@ -488,7 +495,7 @@ func (f *stages) record(ctx context.Context, o *quarry.Outcome) (string, error) 
 		}
 		return commit, err
 	}
-	commit, err := f.results.Record(ctx, o)
+	commit, err = f.results.Record(ctx, o)
 	if errors.Is(err, results.ErrObsolete) {
 		return "", fmt.Errorf("%w: %w", queue.ErrObsolete, err)
 	}

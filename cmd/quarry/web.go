@@ -17,7 +17,7 @@ func newWeb(c *config.Config, o web.Options, log *slog.Logger) (*web.Server, net
 	if c.Web.Listen == "" {
 		return nil, nil, nil
 	}
-	o.Public, o.Proxy, o.InsecureTokens, o.URL, o.Log = c.Web.Public, c.Web.Proxy, c.Web.InsecureTokens, c.Web.Base(), log
+	o.Public, o.MetricsPublic, o.Proxy, o.InsecureTokens, o.URL, o.Log = c.Web.Public, c.Web.MetricsPublic, c.Web.Proxy, c.Web.InsecureTokens, c.Web.Base(), log
 	o.Limits.Upload = int64(c.Web.MaxUpload)
 	cert, err := webCertificate(c, log)
 	if err != nil {
