@@ -139,6 +139,9 @@ func (k *hook) wants(e *events.Event) bool {
 func (k *hook) run(ctx context.Context) {
 	defer k.client.CloseIdleConnections()
 	if !k.state.Begun { // what is past is not news
+		if k.opts.Events.Flush(ctx) != nil {
+			return
+		}
 		k.change(func(s *hookState) { s.Begun, s.Cursor = true, k.opts.Events.Last() })
 	}
 	arrived := make(chan struct{}, 1)

@@ -181,6 +181,9 @@ func (n *Notifier) tick() time.Duration {
 // written is tried again: nothing is passed over for it.
 func (n *Notifier) decide(ctx context.Context) {
 	if !n.state.Begun { // what is past is not news
+		if n.opts.Events.Flush(ctx) != nil {
+			return
+		}
 		n.state.Begun, n.state.Cursor = true, n.opts.Events.Last()
 		n.state.dirty = true
 	}

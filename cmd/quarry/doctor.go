@@ -118,6 +118,9 @@ func (a *app) doctor() (doctor.Options, error) {
 		Memory: int64(c.Limits.Memory), Workers: c.Workers(),
 		Troubles: func(ctx context.Context) ([]doctor.Trouble, error) { return troubles(ctx, c) },
 	}
+	if m := mailer(c); m != nil {
+		o.Mail, o.MailServer = m.Check, m.Server
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Channels)) {
 		ch := c.Channels[name]
 		for _, arch := range ch.Archs {

@@ -137,8 +137,16 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	st.makeUp(ctx, q)
-	verbs := control.Verbs(&control.Farm{Queue: q, Logs: logs, Events: happened, Usage: used, Shells: open, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
-		Default: c.DefaultChannel, Workers: c.Ways(), Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}})
+	farm := &control.Farm{Queue: q, Logs: logs, Events: happened, Usage: used, Shells: open, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
+		Default: c.DefaultChannel, Workers: c.Ways(), Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}}
+	teller, err := newNotify(c, farm, happened, res, people, log)
+	if err != nil {
+		return err
+	}
+	if teller != nil {
+		farm.Notify = teller
+	}
+	verbs := control.Verbs(farm)
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
 		return err
@@ -167,6 +175,9 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		group.Go(func() error { return site.Serve(ctx, siteListener) })
 	}
 	group.Go(func() error { return people.Watch(ctx) })
+	if teller != nil {
+		group.Go(func() error { return teller.Run(ctx) })
+	}
 	group.Go(func() error {
 		return hooks.Watch(ctx, c.Spool(), log, func(p hooks.Push) error {
 			_, err := q.Pushed(ctx, p.Package)

@@ -64,6 +64,9 @@ type Options struct {
 	// Troubles tells what is wrong with bases and instances, as far as the farm
 	// knows; nil: nobody is asked.
 	Troubles func(context.Context) ([]Trouble, error)
+	// Mail reaches MailServer, which letters are sent through; nil: there is none.
+	Mail       func(context.Context) error
+	MailServer string
 }
 
 // Trouble is something wrong with a base or an instance.
@@ -104,6 +107,10 @@ func Run(ctx context.Context, o Options, report func(Finding)) []Finding {
 		check{"storage", storage}, check{"disk", disk}, check{"memory", memory}, check{"clock", clock},
 		check{"git", git}, check{"guest", guest}, check{"ssh", listen},
 		check{"mmdebstrap", mmdebstrap}, check{"slirp4netns", slirp4netns}, check{"binfmt", binfmt})
+
+	if o.Mail != nil {
+		do(check{"mail", mail})
+	}
 
 	// What follows asks for the bases, which takes podman's service.
 	b := &bench{o: &o}
