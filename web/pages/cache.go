@@ -123,7 +123,7 @@ func (c *cache) fetch(ctx context.Context, key string, keep time.Duration, make 
 // page serves what make makes, kept for a moment and compared with what the
 // browser has. keys are the parameters of the query that it looks at: others make
 // no other page.
-func (s *site) page(keep time.Duration, make func(ctx context.Context, r *http.Request) (*page, error), keys ...string) http.Handler {
+func (s *Site) page(keep time.Duration, make func(ctx context.Context, r *http.Request) (*page, error), keys ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.URL.Path
 		query := r.URL.Query()

@@ -17,16 +17,16 @@ import (
 // view is what a template gets.
 type view struct {
 	*page
-	Site *site
+	Site *Site
 	Now  time.Time
 }
 
 // render makes a page into HTML.
-func (s *site) render(p *page) ([]byte, error) { return s.renderPart(p, "layout.html") }
+func (s *Site) render(p *page) ([]byte, error) { return s.renderPart(p, "layout.html") }
 
 // renderPart makes one of the templates that a page's file, or the parts of all,
 // define.
-func (s *site) renderPart(p *page, name string) ([]byte, error) {
+func (s *Site) renderPart(p *page, name string) ([]byte, error) {
 	t := s.templates[p.Template]
 	if t == nil {
 		return nil, fmt.Errorf("page %q has no template", p.Template)
@@ -39,25 +39,35 @@ func (s *site) renderPart(p *page, name string) ([]byte, error) {
 }
 
 // funcs are what templates may call.
-func (s *site) funcs() template.FuncMap {
+func (s *Site) funcs() template.FuncMap {
 	return template.FuncMap{
-		"static":   func(name string) string { return s.address[name] },
-		"when":     when,
-		"duration": human.Duration,
-		"seconds":  func(f float64) string { return human.Duration(time.Duration(f * float64(time.Second))) },
-		"size":     human.Size,
-		"known":    known,
-		"count":    human.Count,
-		"number":   number,
-		"safe":     func(s string) string { return human.Safe(s, false) },
-		"short":    short,
-		"badge":    badge,
-		"build":    buildURL,
-		"package":  packageURL,
-		"record":   recordURL,
-		"list":     func(v ...any) []any { return v },
-		"add":      func(a, b int64) int64 { return a + b },
-		"int64":    func(n int) int64 { return int64(n) },
+		"static":    func(name string) string { return s.address[name] },
+		"when":      when,
+		"duration":  human.Duration,
+		"seconds":   func(f float64) string { return human.Duration(time.Duration(f * float64(time.Second))) },
+		"size":      human.Size,
+		"known":     known,
+		"count":     human.Count,
+		"number":    number,
+		"safe":      func(s string) string { return human.Safe(s, false) },
+		"short":     short,
+		"badge":     badge,
+		"build":     buildURL,
+		"package":   packageURL,
+		"record":    s.recordURL,
+		"list":      func(v ...any) []any { return v },
+		"add":       func(a, b int64) int64 { return a + b },
+		"sub":       func(a, b int64) int64 { return a - b },
+		"plus":      func(a, b int) int { return a + b },
+		"mod":       func(a, b int) int { return a % b },
+		"int":       func(n int64) int { return int(n) },
+		"lower":     strings.ToLower,
+		"safelines": func(s string) string { return human.Safe(s, true) },
+		"millis":    time.Duration.Milliseconds,
+		"stamp":     func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
+		"clock":     clock,
+		"took":      took,
+		"cpu":       func(s quarry.Step) time.Duration { return s.User + s.Sys },
 	}
 }
 
@@ -71,6 +81,21 @@ func when(t time.Time) template.HTML {
 	iso := t.Format(time.RFC3339)
 	//nolint:gosec // nothing in it comes from outside
 	return template.HTML(`<time datetime="` + iso + `" title="` + t.Format("2006-01-02 15:04:05") + ` UTC">` + ago(t, time.Now()) + `</time>`)
+}
+
+// clock shows how long something has been going on. The script has it tick.
+func clock(since time.Time) template.HTML {
+	//nolint:gosec // nothing in it comes from outside
+	return template.HTML(`<span class="clock" data-since="` + since.UTC().Format(time.RFC3339Nano) + `">` + human.Duration(max(0, time.Since(since))) + `</span>`)
+}
+
+// took is how long a build that has ended took; one that was put back has no try
+// that counts, and took nothing.
+func took(b quarry.Build) string {
+	if b.Attempt == 0 || b.Started.IsZero() || b.Ended.Before(b.Started) {
+		return "–"
+	}
+	return human.Duration(b.Ended.Sub(b.Started))
 }
 
 // ago is coarser than [human.Ago]: a page that says the same need not be sent
@@ -155,8 +180,8 @@ func buildURL(number int64) string { return "/builds/" + strconv.FormatInt(numbe
 
 func packageURL(name string) string { return "/packages/" + url.PathEscape(name) }
 
-// recordURL is the page of one release on one arch. The default channel need not
-// be named.
-func recordURL(t quarry.Target) string {
-	return packageURL(t.Package) + "/" + url.PathEscape(t.Version) + "/" + url.PathEscape(t.Arch)
+// recordURL is the page of one release on one arch. The default channel is not
+// named.
+func (s *Site) recordURL(t quarry.Target) string {
+	return s.on(t.Channel, packageURL(t.Package)+"/"+url.PathEscape(t.Version)+"/"+url.PathEscape(t.Arch))
 }

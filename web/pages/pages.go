@@ -6,7 +6,7 @@
 // pages up to date in place, and adds keys. Nothing comes from another host, and
 // nothing stands inline, so that the strictest policy for content holds.
 //
-// A page is made at most once a second, however many look at it: see [site.page].
+// A page is made at most once a second, however many look at it.
 package pages
 
 import (
@@ -27,11 +27,13 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/livelog"
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/results"
 	"github.com/Morphux/quarry/usage"
+	"github.com/Morphux/quarry/web"
 )
 
 // Source is where the pages read what they show. Queue and Logs must be set;
@@ -57,10 +59,12 @@ type Source struct {
 	// Past finds a build that the queue has forgotten, by what was recorded of it.
 	Past func(ctx context.Context, number int64) (quarry.Build, bool)
 
+	Records // what was recorded
+
 	Environments func(ctx context.Context) []images.Environment
 	Disk         func() (free, size int64, err error) // bytes, where the farm keeps its state
 	Machine      func() usage.Machine                 // nil: this one
-	Workers      []string                             // what builds for what, as in the configuration
+	Workers      []graph.Worker                       // what builds for what; none: each arch in a system of its own
 
 	Log *slog.Logger // nil: slog.Default()
 }
@@ -71,10 +75,6 @@ var templateFiles embed.FS
 //go:embed static
 var staticFiles embed.FS
 
-// policy lets a page load what this farm serves and nothing else, run no script
-// that stands in it, and be shown in no other page.
-const policy = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-
 // route is a page, or something that pages load.
 type route struct {
 	pattern string // as http.ServeMux takes it, e.g. GET /queue
@@ -82,10 +82,14 @@ type route struct {
 }
 
 // routes lists everything there is.
-func (s *site) routes() []route {
+func (s *Site) routes() []route {
 	return slices.Concat(
 		s.staticRoutes(),
 		s.nowRoutes(),
+		s.recordedRoutes(),
+		s.buildRoutes(),
+		s.queueRoutes(),
+		s.builderRoutes(),
 	)
 }
 
@@ -93,7 +97,7 @@ func (s *site) routes() []route {
 type section struct{ ID, Name, URL string }
 
 // Sections are the navigation's entries.
-func (s *site) Sections() []section {
+func (s *Site) Sections() []section {
 	return []section{
 		{"now", "Now", "/"},
 		{"queue", "Queue", "/queue"},
@@ -104,25 +108,29 @@ func (s *site) Sections() []section {
 	}
 }
 
-// site is the pages of one farm.
-type site struct {
+// Site is the pages of one farm.
+type Site struct {
 	Source
+	mux       *http.ServeMux
 	templates map[string]*template.Template // by the file's name without .html
 	static    map[string]asset              // by the path that it is served at
 	address   map[string]string             // of static files, by name
 	cache     cache
+	recorded  recorded
+	hubs      hubs
+	plan      planned
+	reading   chan struct{} // has room for those that read logs through
 }
 
-// New makes the handler of all pages. It fails only when a template does not
-// parse, which tests find.
-func New(src Source) http.Handler {
+// New makes the handler of all pages.
+func New(src Source) *Site {
 	if src.Log == nil {
 		src.Log = slog.Default()
 	}
 	if src.Machine == nil {
 		src.Machine = usage.ThisMachine
 	}
-	s := &site{Source: src}
+	s := &Site{Source: src, reading: make(chan struct{}, readers)}
 	s.loadStatic()
 	s.loadTemplates()
 	mux := http.NewServeMux()
@@ -132,20 +140,19 @@ func New(src Source) http.Handler {
 	mux.Handle("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, notFound("there is no page %.80q", r.URL.Path))
 	}))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", policy)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "same-origin")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			h.Set("Allow", "GET, HEAD")
-			s.fail(w, r, &pageError{http.StatusMethodNotAllowed, fmt.Errorf("pages are only looked at: acting goes through the other doors")})
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
+	s.mux = mux
+	return s
+}
+
+// ServeHTTP serves the pages. The server sets the headers that all answers have,
+// see room web.
+func (s *Site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		web.Error(w, r, http.StatusMethodNotAllowed, "pages are only looked at: acting goes through the other doors")
+		return
+	}
+	s.mux.ServeHTTP(w, r)
 }
 
 // pageError is an error with the status that a browser gets.
@@ -167,7 +174,7 @@ func badRequest(format string, args ...any) error {
 	return &pageError{http.StatusBadRequest, fmt.Errorf(format, args...)}
 }
 
-func (s *site) loadTemplates() {
+func (s *Site) loadTemplates() {
 	layout := template.Must(template.New("layout.html").Funcs(s.funcs()).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html"))
 	s.templates = map[string]*template.Template{}
 	files, err := fs.Glob(templateFiles, "templates/*.html")
@@ -191,7 +198,7 @@ type asset struct {
 
 var kinds = map[string]string{".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
-func (s *site) loadStatic() {
+func (s *Site) loadStatic() {
 	s.static, s.address = map[string]asset{}, map[string]string{}
 	files, err := fs.ReadDir(staticFiles, "static")
 	if err != nil {
@@ -210,7 +217,7 @@ func (s *site) loadStatic() {
 	}
 }
 
-func (s *site) staticRoutes() []route {
+func (s *Site) staticRoutes() []route {
 	return []route{
 		{"GET /static/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			a, ok := s.static[r.URL.Path]
@@ -230,8 +237,8 @@ func (s *site) staticRoutes() []route {
 	}
 }
 
-// fail answers with a page that says what is wrong.
-func (s *site) fail(w http.ResponseWriter, r *http.Request, err error) {
+// fail answers with what is wrong.
+func (s *Site) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
 	var known *pageError
 	switch {
@@ -244,15 +251,16 @@ func (s *site) fail(w http.ResponseWriter, r *http.Request, err error) {
 	default:
 		s.Log.Error("a page cannot be shown", "path", r.URL.Path, "err", err)
 	}
-	body, rerr := s.render(&page{Title: http.StatusText(status), Template: "error", Data: err.Error()})
-	if rerr != nil {
-		http.Error(w, err.Error(), status)
+	web.Error(w, r, status, err.Error())
+}
+
+// ErrorPage shows a browser what is wrong, as [web.Options] takes it.
+func (s *Site) ErrorPage(w http.ResponseWriter, _ *http.Request, p web.Problem) {
+	body, err := s.render(&page{Title: p.Title, Template: "error", Data: p})
+	if err != nil {
+		http.Error(w, p.Detail, p.Status)
 		return
 	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body)
-	}
+	w.WriteHeader(p.Status)
+	_, _ = w.Write(body)
 }

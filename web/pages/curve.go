@@ -1,0 +1,148 @@
+package pages
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/Morphux/quarry/internal/cgroup"
+	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/usage"
+)
+
+// curve is a drawing of something over the time of an attempt, in a box of 300 by
+// 40, with its figures beside it.
+type curve struct {
+	Name  string // e.g. CPU
+	Now   string // e.g. 1.8 of 2
+	Peak  string
+	Line  string // points of a polyline
+	Area  string // the same, closed below
+	Marks []mark // where steps begin
+}
+
+type mark struct {
+	X    float64
+	Step string
+}
+
+// curveWidth and curveHeight are the box that curves are drawn in, and points is
+// how many they have at most: more cannot be seen.
+const (
+	curveWidth  = 300.0
+	curveHeight = 40.0
+	points      = 120
+)
+
+// Label is the drawing in words.
+func (c curve) Label() string { return c.Name + ": " + c.Now + ", at most " + c.Peak }
+
+// curves draws processors and memory over an attempt. live says that it goes on.
+func curves(a *usage.Attempt, live bool) []curve {
+	if a == nil || len(a.Samples) < 2 {
+		return nil
+	}
+	total := a.Total()
+	cpu := curve{Name: "CPU"}
+	memory := curve{Name: "Memory"}
+	rates := make([]float64, len(a.Samples))
+	used := make([]float64, len(a.Samples))
+	at := make([]time.Duration, len(a.Samples))
+	var most float64
+	var last cgroup.Count
+	for i := range a.Samples {
+		s := &a.Samples[i]
+		at[i] = s.At.Sub(a.Began)
+		used[i] = float64(s.Memory.N)
+		if i > 0 {
+			// Samples at the ends of steps come close upon others: of less than a
+			// second rates say little.
+			from := i - 1
+			for from > 0 && s.At.Sub(a.Samples[from].At) < time.Second {
+				from--
+			}
+			if r := usage.Between(&a.Samples[from], s).CPU; r.Known {
+				rates[i], last = float64(r.N)/100, r
+			} else {
+				rates[i] = rates[i-1]
+			}
+		}
+		most = max(most, rates[i])
+		if i > 0 && s.Step != a.Samples[i-1].Step {
+			m := mark{X: position(at[i-1], total.Wall), Step: s.Step}
+			cpu.Marks, memory.Marks = append(cpu.Marks, m), append(memory.Marks, m)
+		}
+	}
+	top := max(most, a.CPUs, 0.1)
+	cpu.Line, cpu.Area = draw(at, rates, total.Wall, top)
+	cpu.Peak = processors(most)
+	cpu.Now = processors(float64(last.N) / 100)
+	if a.CPUs > 0 {
+		cpu.Peak += " of " + processors(a.CPUs)
+	}
+	if !live {
+		mean := 0.0
+		if total.Wall > 0 {
+			mean = float64(total.User.N+total.Sys.N) / 1e6 / total.Wall.Seconds()
+		}
+		cpu.Now = processors(mean) + " in the mean"
+	}
+	peak := float64(total.PeakMemory.N)
+	memory.Line, memory.Area = draw(at, used, total.Wall, max(peak, 1))
+	memory.Peak = human.Size(total.PeakMemory.N)
+	if a.Memory > 0 {
+		memory.Peak += " of " + human.Size(a.Memory)
+	}
+	memory.Now = human.Size(a.Samples[len(a.Samples)-1].Memory.N)
+	if !live {
+		memory.Now = memory.Peak
+	}
+	list := []curve{}
+	if total.User.Known {
+		list = append(list, cpu)
+	}
+	if total.PeakMemory.Known {
+		list = append(list, memory)
+	}
+	return list
+}
+
+func processors(n float64) string { return strconv.FormatFloat(n, 'f', 1, 64) }
+
+func position(at, whole time.Duration) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return float64(int(float64(at)/float64(whole)*curveWidth*10)) / 10
+}
+
+// draw makes the points of values over time, no more than can be seen: of those
+// that fall together the highest.
+func draw(at []time.Duration, values []float64, whole time.Duration, top float64) (line, area string) {
+	var b []byte
+	add := func(x, y float64) {
+		if len(b) > 0 {
+			b = append(b, ' ')
+		}
+		b = strconv.AppendFloat(b, x, 'f', 1, 64)
+		b = append(b, ',')
+		b = strconv.AppendFloat(b, y, 'f', 1, 64)
+	}
+	bucket := max(1, (len(values)+points-1)/points)
+	var lastX float64
+	for i := 0; i < len(values); i += bucket {
+		end := min(i+bucket, len(values))
+		v := values[i]
+		for _, w := range values[i:end] {
+			v = max(v, w)
+		}
+		lastX = position(at[end-1], whole)
+		if i == 0 {
+			lastX = 0
+		}
+		add(lastX, curveHeight-1-min(v/top, 1)*(curveHeight-3))
+	}
+	line = string(b)
+	add(lastX, curveHeight)
+	add(0, curveHeight)
+	return line, string(b)
+}
