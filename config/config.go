@@ -198,7 +198,7 @@ func Default() *Config {
 		Builder:        host,
 		SSH:            SSH{Listen: "127.0.0.1:2222"},
 		Web:            Web{Listen: "127.0.0.1:6680", Public: true, MaxUpload: 2 << 30},
-		Protocol:       Protocol{Listen: "127.0.0.1:6694"},
+		Protocol:       Protocol{Listen: "127.0.0.1:6694", Connections: 20_000, PerAddress: 256, PerToken: 256},
 		Podman:         Podman{IDBase: 100000},
 		Build:          Build{Standard: Duration(30 * time.Second)},
 		Limits: Limits{
@@ -326,6 +326,9 @@ func (c *Config) check() error {
 	if err := c.checkNotify(); err != nil {
 		return bad("%w", err)
 	}
+	if err := c.Protocol.check(&c.Web); err != nil {
+		return bad("%w", err)
+	}
 	if err := c.checkWeb(); err != nil {
 		return bad("%w", err)
 	}
@@ -434,6 +437,8 @@ func (c *Config) BuildMemory() int64 {
 
 // The places in the state folder.
 func (c *Config) Socket() string    { return filepath.Join(c.State, "quarry.sock") } // control socket
+func (c *Config) Text() string      { return filepath.Join(c.State, "quarry.text") } // socket of the text protocol
+func (c *Config) Requests() string  { return filepath.Join(c.State, "requests") }    // outcomes for clients that were cut off
 func (c *Config) Keys() string      { return filepath.Join(c.State, "keys") }        // public keys of people
 func (c *Config) Tokens() string    { return filepath.Join(c.State, "tokens") }      // bearer tokens, without their secrets
 func (c *Config) Repos() string     { return filepath.Join(c.State, "repos") }       // package repositories

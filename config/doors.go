@@ -24,4 +24,10 @@ type Web struct {
 // Protocol is the door for programs that speak the text protocol.
 type Protocol struct {
 	Listen string `toml:"listen"` // e.g. 127.0.0.1:6694; blank: only the Unix socket
+	// TLS says that connections are encrypted, with the web's certificate. What is
+	// listened on for other machines has to be.
+	TLS         bool `toml:"tls"`
+	Connections int  `toml:"connections"` // at once
+	PerAddress  int  `toml:"per_address"` // connections of one address at once
+	PerToken    int  `toml:"per_token"`   // connections of one token at once
 }

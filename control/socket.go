@@ -117,7 +117,7 @@ func answer(ctx context.Context, c *net.UnixConn, verbs Table, log *slog.Logger)
 			log.Error("a verb panicked; this is a bug in quarry", "panic", p)
 		}
 	}()
-	who, err := peer(c)
+	who, err := Peer(c)
 	if err != nil {
 		log.Warn("control socket: caller is not known", "err", err)
 		return
@@ -187,8 +187,8 @@ func listen(lines *bufio.Scanner, w *io.PipeWriter, sizes chan [2]int) {
 	}
 }
 
-// peer says who is at the other end by the kernel's word.
-func peer(c *net.UnixConn) (quarry.Identity, error) {
+// Peer says who is at the other end of a Unix socket, by the kernel's word.
+func Peer(c *net.UnixConn) (quarry.Identity, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return quarry.Identity{}, err

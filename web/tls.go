@@ -87,6 +87,11 @@ func (c *Certificate) Pin() string {
 	return "sha256//" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
+// Config is for a listener that shows the certificate.
+func (c *Certificate) Config() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: c.get}
+}
+
 // Ends is when the certificate ceases to be good.
 func (c *Certificate) Ends() time.Time {
 	c.mu.Lock()

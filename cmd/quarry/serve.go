@@ -48,7 +48,7 @@ are put back when it stops and run again when it starts.`,
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), c, a.logger(cmd.ErrOrStderr()))
+			return serve(cmd.Context(), c, slog.New(c.Log.Handler(cmd.ErrOrStderr(), a.level())))
 		},
 	}
 }
@@ -118,7 +118,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	pipe.Usage = used
 	open := newShells(c, store, sshBase(c.SSH.Listen), log)
 	pipe.Keep = open.keep
-	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, logs: logs, events: reporter, ssh: sshBase(c.SSH.Listen), verified: make(chan struct{})}
+	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, index: res.Index(), logs: logs, events: reporter, ssh: sshBase(c.SSH.Listen), verified: make(chan struct{})}
 	if err := os.MkdirAll(c.Journal(), 0o755); err != nil {
 		return err
 	}
@@ -146,6 +146,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if teller != nil {
 		farm.Notify = teller
 	}
+	farm.Mover = mover{st, q}
 	verbs := control.Verbs(farm)
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
@@ -153,6 +154,11 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	}
 	m.Gauge("ssh_connections", "Connections of SSH.", func() float64 { n, _ := door.Load(); return float64(n) })
 	m.Gauge("ssh_sessions", "Commands under way over SSH.", func() float64 { _, n := door.Load(); return float64(n) })
+	text, err := newText(c, bearers, verbs, log)
+	if err != nil {
+		return err
+	}
+	defer text.close()
 	listener, err := net.Listen("tcp", c.SSH.Listen)
 	if err != nil {
 		return fmt.Errorf("ssh.listen %s cannot be listened on: %w", c.SSH.Listen, err)
@@ -168,12 +174,14 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	group.Go(func() error { return q.Run(ctx) })
 	group.Go(func() error { return st.maintain(ctx) })
 	group.Go(func() error { st.expect(ctx, q); return nil })
+	group.Go(func() error { return st.writeNotes(ctx, happened) })
 	group.Go(func() error { return serveDoor(ctx, door, listener) })
 	group.Go(func() error { return control.Serve(ctx, socket, verbs, log) })
 	if site != nil {
 		log.Info("web serves", "url", c.Web.Base(), "listen", siteListener.Addr())
 		group.Go(func() error { return site.Serve(ctx, siteListener) })
 	}
+	group.Go(func() error { return text.serve(ctx) })
 	group.Go(func() error { return people.Watch(ctx) })
 	if teller != nil {
 		group.Go(func() error { return teller.Run(ctx) })
