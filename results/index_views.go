@@ -244,6 +244,14 @@ func (p *Package) Find(version, arch string, failure bool) *Entry {
 	return nil
 }
 
+// Recent goes over the package's records by when their builds ended, the newest
+// first.
+func (p *Package) Recent() iter.Seq[*Entry] {
+	list := slices.Clone(p.Entries)
+	slices.SortFunc(list, compareRecent)
+	return slices.Values(list)
+}
+
 // Place is a place in a list of entries by time: before the entries of a page to
 // come.
 type Place struct {
