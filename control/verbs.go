@@ -66,6 +66,8 @@ type Farm struct {
 	Bundles *bundle.Pusher
 	// Keys are people's public keys; nil: the farm keeps none.
 	Keys *keys.Store
+	// Mover promotes and rolls back; nil: nobody does.
+	Mover Mover
 	// Builder is the name of this machine, as in records.
 	Builder string
 
@@ -79,6 +81,9 @@ type Channel struct {
 	Archs []string
 	Base  string   // name of the bases that it stands on; "" for the archs' own
 	Push  []string // who may push to it; see [quarry.Identity.Among]
+	// Promote are those who may take packages into it from another channel; empty:
+	// whoever may push them to it.
+	Promote []string
 }
 
 // Verbs makes the table for a farm.
@@ -107,6 +112,10 @@ func Verbs(f *Farm) Table {
 				"connection.\n\nWith --usage it prints what the build used over its time instead: -n is then how\n" +
 				"many lines that may take, and --json gives every sample.",
 			Example: "log 17\nlog -f 17\nlog -n 50 17\nlog --usage 17",
+			Plain: func(fs *pflag.FlagSet) bool {
+				usage, err := fs.GetBool("usage")
+				return err == nil && !usage
+			},
 			Flags: func(fs *pflag.FlagSet) {
 				fs.BoolP("follow", "f", false, "go on until the build has ended")
 				fs.IntP("lines", "n", 0, "only the last lines")
@@ -151,7 +160,7 @@ func Verbs(f *Farm) Table {
 	}
 	// Before help and the hidden ones.
 	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })
-	t = slices.Insert(t, at, slices.Concat(f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
+	t = slices.Insert(t, at, slices.Concat(f.promoteVerbs(), f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
 	return t
 }
 

@@ -34,6 +34,8 @@ const (
 	GroupSubmitted = "group.submitted" // Group, Channel, ID, By
 	GroupLanded    = "group.landed"    // Group, Channel, ID, By, Commit in the results
 	GroupDropped   = "group.dropped"   // Group, Channel
+	Promoted       = "promoted"        // records were taken into Channel from another, by By; Commit in the results
+	RolledBack     = "rolledback"      // records of Channel were taken back, likewise
 	MassBegun      = "mass.begun"      // ID, By, Reason
 	MassEnded      = "mass.ended"      // ID; By who called it off
 	Paused         = "pause"           // nothing is begun, for Reason; Channel and Arch where it is one environment; By where it is a person's

@@ -323,6 +323,23 @@ func (r *Reporter) Group(kind string, s quarry.Submission, commit string) {
 	r.read(&e)
 }
 
+// Moved says that somebody has promoted to a channel, or rolled it back. It is said
+// once; the results have it all.
+func (r *Reporter) Moved(kind, channel, from, commit, by string, records int) {
+	what := "1 record was"
+	if records != 1 {
+		what = fmt.Sprintf("%d records were", records)
+	}
+	text := fmt.Sprintf("%s promoted from %s to %s", what, from, channel)
+	if kind == RolledBack {
+		text = fmt.Sprintf("%s taken back on %s", what, channel)
+	}
+	if by != "" {
+		text += " by " + by
+	}
+	r.append(Event{Kind: kind, Channel: channel, By: by, Commit: commit, Text: text})
+}
+
 // OpenGroups are the submissions of which the log has told no end, as their events.
 func (r *Reporter) OpenGroups() (list []Event) {
 	r.mu.Lock()

@@ -24,6 +24,7 @@ type proposal struct {
 	force    bool
 	dry      bool
 	verify   func(before, after *Snapshot, moves []Move) (never, unforced []string, err error)
+	may      func(moves []Move) error
 	author   quarry.Packager
 	message  func(now time.Time) string
 }
@@ -63,6 +64,11 @@ func (r *Repo) carryOut(ctx context.Context, p *proposal, snap *Snapshot, lock *
 			return tip, err
 		}
 		edits = append(edits, some...)
+	}
+	if p.may != nil {
+		if err := p.may(p.moves); err != nil {
+			return tip, err
+		}
 	}
 	if len(edits) == 0 && len(p.never) == 0 {
 		return tip, ErrNothing

@@ -71,6 +71,9 @@ type Promotion struct {
 	// that is needed would be there, which this package does not know the rules of.
 	Check func(before, after *Snapshot, moves []Move) (never, unforced []string, err error)
 
+	// May reports why what would move may not be moved by who asks; nil: it may.
+	May func(moves []Move) error
+
 	By     quarry.Packager // who promotes
 	Reason string          // one line; "" for none
 }
@@ -123,7 +126,7 @@ func (r *Repo) Promote(ctx context.Context, p Promotion) (*Promoted, error) {
 			return nil, err
 		}
 		done = &Promoted{Channel: p.To, Old: to.Commit(), From: from.Commit(), Moves: moves}
-		prop := &proposal{moves: moves, source: from, force: p.Force, dry: p.Dry, verify: p.Check, author: p.By}
+		prop := &proposal{moves: moves, source: from, force: p.Force, dry: p.Dry, verify: p.Check, may: p.May, author: p.By}
 		prop.unforced, err = backwards(to, moves)
 		if who, ok := packager(moves); ok {
 			prop.author = who

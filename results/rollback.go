@@ -26,6 +26,8 @@ type Rollback struct {
 	Dry   bool                                                                              // only look
 	Check func(before, after *Snapshot, moves []Move) (never, unforced []string, err error) // as for a [Promotion]
 
+	May func(moves []Move) error // likewise
+
 	By     quarry.Packager // who asks
 	Reason string          // one line; "" for none
 }
@@ -59,7 +61,7 @@ func (r *Repo) Rollback(ctx context.Context, b Rollback) (*Promoted, error) {
 			}
 			from, to = is, source
 		}
-		prop := &proposal{source: source, force: b.Force, dry: b.Dry, verify: b.Check, author: b.By, shrink: !b.Restore}
+		prop := &proposal{source: source, force: b.Force, dry: b.Dry, verify: b.Check, may: b.May, author: b.By, shrink: !b.Restore}
 		err = now.odb.diff(ctx, from, to, func(t quarry.Target, failure bool, old, want plumbing.Hash) error {
 			t.Channel = b.Channel
 			path := RecordPath(t)

@@ -43,7 +43,7 @@ func hookChannels(c *config.Config) []hooks.Channel {
 func farmChannels(c *config.Config) []control.Channel {
 	var list []control.Channel
 	for _, name := range slices.Sorted(maps.Keys(c.Channels)) {
-		list = append(list, control.Channel{Name: name, Archs: c.Channels[name].Archs, Base: c.Channels[name].Base, Push: c.Channels[name].Push})
+		list = append(list, control.Channel{Name: name, Archs: c.Channels[name].Archs, Base: c.Channels[name].Base, Push: c.Channels[name].Push, Promote: c.Channels[name].Promote})
 	}
 	return list
 }

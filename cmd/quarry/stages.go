@@ -117,6 +117,7 @@ type stages struct {
 	pipeline *pipeline.Pipeline
 	repos    *repos.Repos
 	results  *results.Repo
+	index    *results.Index
 	logs     *livelog.Store
 	events   *events.Reporter
 	metrics  *metrics.Metrics
@@ -280,7 +281,7 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 			fmt.Fprintf(log, "==> quarry: attempt %d ended without a result: %v\n", b.Attempt, why)
 		}
 		if cerr := log.Close(); cerr != nil {
-			f.log.Warn("a log could not be kept whole", "build", b.Number, "err", cerr)
+			f.log.With(b.LogAttrs()...).Warn("a log could not be kept whole", "err", cerr)
 		}
 	}()
 	recipe, err := f.repos.Recipe(ctx, b.Release)
@@ -502,7 +503,7 @@ func (f *stages) record(ctx context.Context, o *quarry.Outcome) (commit string, 
 	if err == nil && o.Artifact != nil && o.Failure == nil {
 		// For people; what reads records finds artifacts by their hashes.
 		if err := publish(f.cfg, f.pipeline.Artifacts, o.Build.Target(), o.Artifact.SHA256); err != nil {
-			f.log.Warn("a finished artifact does not appear in the output folder", "build", o.Build.Number, "err", err)
+			f.log.With(o.Build.LogAttrs()...).Warn("a finished artifact does not appear in the output folder", "err", err)
 		}
 	}
 	return commit, err
