@@ -94,7 +94,7 @@ func appendLine(dst, line []byte, over int64) []byte {
 			if n = sgr(line[i:], &now); n == 0 {
 				if n = erases(line[i:]); n == 0 {
 					n = 1
-					odd("␛")
+					odd(`\x1b`)
 				}
 			}
 		case c == '\r': // a progress bar draws its line anew
@@ -104,10 +104,8 @@ func appendLine(dst, line []byte, over int64) []byte {
 			if i > 0 && i+n < len(line) {
 				text([]byte("&#10;"))
 			}
-		case c < ' ':
-			odd("%c", 0x2400+rune(c))
-		case c == 0x7f:
-			odd("␡")
+		case c < ' ' || c == 0x7f:
+			odd(`\x%02x`, c)
 		case c < utf8.RuneSelf:
 			text([]byte(html.EscapeString(string(c))))
 		default:

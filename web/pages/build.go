@@ -52,7 +52,7 @@ type buildParts struct {
 	Curves         []curve
 	Steps          []stepView
 	Whole          time.Duration // of all steps
-	Record         *results.Record
+	Recorded       *results.Record
 	Failure        *quarry.Failure
 	Since          *control.Since
 	Reproduce      string
@@ -227,7 +227,7 @@ func (s *Site) explain(ctx context.Context, v *buildParts) {
 	if s.Record != nil {
 		rec, err := s.Record(ctx, v.Build)
 		if err == nil {
-			v.Record = rec
+			v.Recorded = rec
 		} else if ctx.Err() == nil {
 			v.Note = err.Error()
 		}
@@ -250,13 +250,13 @@ func (s *Site) explain(ctx context.Context, v *buildParts) {
 // sampled.
 func (v *buildParts) steps(a *usage.Attempt) {
 	switch {
-	case v.Record != nil && len(v.Record.Steps) > 0:
-		for _, st := range v.Record.Steps {
+	case v.Recorded != nil && len(v.Recorded.Steps) > 0:
+		for _, st := range v.Recorded.Steps {
 			d := func(f float64) time.Duration { return time.Duration(f * float64(time.Second)) }
 			v.Steps = append(v.Steps, stepView{Step: quarry.Step{Name: st.Name, Status: st.Status, Wall: d(st.Wall),
 				User: d(st.User), Sys: d(st.Sys), RSS: st.RSS, Killed: st.Killed}, Failed: st.Status != 0 || st.Killed != ""})
 		}
-		if f := v.Record.Failure; f != nil {
+		if f := v.Recorded.Failure; f != nil {
 			if i := slices.IndexFunc(v.Steps, func(s stepView) bool { return s.Name == f.Step }); i >= 0 {
 				v.Steps[i].Failed = true
 			} else {

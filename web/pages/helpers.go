@@ -49,7 +49,7 @@ func (s *Site) funcs() template.FuncMap {
 		"known":    known,
 		"count":    human.Count,
 		"number":   number,
-		"safe":     func(s string) string { return human.Safe(s, false) },
+		"safe":     visible,
 		"short":    short,
 		"badge":    badge,
 		"build":    buildURL,
@@ -147,6 +147,24 @@ func number(n any) string {
 		s = s[:i] + "\u202f" + s[i:]
 	}
 	return sign + s
+}
+
+// visible shows text from outside in one line, with nothing in it that hides or
+// turns other text around.
+func visible(s string) string {
+	s = human.Safe(s, false)
+	if strings.IndexFunc(s, turns) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if turns(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // short is the beginning of a hash.

@@ -239,19 +239,19 @@ func (s *Site) staticRoutes() []route {
 
 // fail answers with what is wrong.
 func (s *Site) fail(w http.ResponseWriter, r *http.Request, err error) {
-	status := http.StatusInternalServerError
+	status, say := http.StatusInternalServerError, "this is a fault of the farm's: tell an admin to look into its log"
 	var known *pageError
 	switch {
 	case errors.As(err, &known):
-		status = known.status
+		status, say = known.status, err.Error()
 	case errors.Is(err, queue.ErrUnknown), errors.Is(err, fs.ErrNotExist), errors.Is(err, results.ErrNotFound):
-		status = http.StatusNotFound
+		status, say = http.StatusNotFound, err.Error()
 	case r.Context().Err() != nil:
 		return // whoever asked has gone
 	default:
 		s.Log.Error("a page cannot be shown", "path", r.URL.Path, "err", err)
 	}
-	web.Error(w, r, status, err.Error())
+	web.Error(w, r, status, say)
 }
 
 // ErrorPage shows a browser what is wrong, as [web.Options] takes it.
