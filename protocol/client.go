@@ -76,10 +76,9 @@ type Client struct {
 	// Patience is for how long [Client.Do] tries to connect again after it was cut
 	// off.
 	Patience time.Duration
-	// Terminal says who reads the answers: a person, when it is one.
-	Terminal Terminal
 
 	network, addr, token string
+	terminal             Terminal
 	tls                  *tls.Config
 
 	mu   sync.Mutex // guards the following
@@ -91,12 +90,14 @@ type Client struct {
 // or unix:///var/lib/quarry/quarry.text, and shows a token, if there is one. With
 // tls a certificate that no authority of this machine has signed is taken when it
 // is in the file of ?ca=FILE, or its key is that of ?pin=sha256//DIGEST, as the
-// daemon's log shows it.
-func Dial(ctx context.Context, farm, token string) (*Client, error) {
+// daemon's log shows it. With a terminal, answers are for a person, and no verb
+// has input.
+func Dial(ctx context.Context, farm, token string, t Terminal) (*Client, error) {
 	c, err := newClient(farm, token)
 	if err != nil {
 		return nil, err
 	}
+	c.terminal = t
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c, c.connect(ctx)
@@ -211,7 +212,7 @@ func (c *Client) connect(ctx context.Context) error {
 			err = say(codeKnown, "AUTH "+c.token)
 		}
 	}
-	if t := c.Terminal; err == nil && t.TTY {
+	if t := c.terminal; err == nil && t.TTY {
 		line := fmt.Sprintf("TERMINAL %d %d", t.Width, t.Height)
 		if t.Color {
 			line += " color"

@@ -54,11 +54,15 @@ func main() {
 type app struct {
 	configPath string
 	state      string
+	farm       string // far away; see farmURL
 	verbose    bool
 }
 
 // config reads the configuration, once the flags are known.
 func (a *app) config() (*config.Config, error) {
+	if a.farm != "" {
+		return nil, &flagError{errors.New("--farm is for what a running farm is asked: this works on files of this machine")}
+	}
 	c, err := config.Load(a.configPath)
 	if err != nil {
 		return nil, &control.Error{Code: control.ExitUsage, Err: err}
@@ -71,12 +75,16 @@ func (a *app) config() (*config.Config, error) {
 	return c, nil
 }
 
+// logger logs as text; the daemon does as its configuration says.
 func (a *app) logger(w io.Writer) *slog.Logger {
-	level := slog.LevelInfo
+	return slog.New(config.Log{}.Handler(w, a.level()))
+}
+
+func (a *app) level() slog.Level {
 	if a.verbose {
-		level = slog.LevelDebug
+		return slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	return slog.LevelInfo
 }
 
 // run is main without the process: arguments in, exit code out. Errors become
@@ -189,6 +197,7 @@ came out into a git results repository, which MPM reads as its database.`,
 	}
 	root.PersistentFlags().StringVarP(&a.configPath, "config", "c", "", "configuration file (default quarry.toml if there is one)")
 	root.PersistentFlags().StringVar(&a.state, "state", "", "state folder, instead of the configuration's")
+	root.PersistentFlags().StringVar(&a.farm, "farm", "", "ask this farm, e.g. tls://farm.example.org:6694, with the token in QUARRY_TOKEN (default QUARRY_FARM, or this machine's)")
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log more")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &flagError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}

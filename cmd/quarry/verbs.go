@@ -110,9 +110,15 @@ func verbArgs(v *control.Verb) cobra.PositionalArgs {
 // verb has the daemon run a verb, or runs it here when none does and the verb
 // needs none.
 func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, args []string) error {
-	c, err := a.config()
-	if err != nil {
-		return err
+	farm := a.farmURL()
+	var c *config.Config
+	var client control.Client
+	var err error
+	if farm == "" {
+		if c, err = a.config(); err != nil {
+			return err
+		}
+		client.Socket = c.Socket()
 	}
 	in := cmd.InOrStdin()
 	ends := terminal(cmd.OutOrStdout())
@@ -122,11 +128,17 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, ar
 			return err
 		}
 	}
-	client := control.Client{Socket: c.Socket()}
 	if i := v.File - 1; i >= 0 && i < len(args) {
 		if args[i] == "-" {
 			client.In = in
 		} else if v.Name == "build" { // a release, and no file
+		} else if farm != "" { // which cannot read files of this machine
+			file, err := os.Open(args[i])
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			client.In, args[i] = file, "-"
 		} else if args[i], err = filepath.Abs(args[i]); err != nil { // the daemon works in another folder
 			return err
 		}
@@ -146,7 +158,11 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, ar
 		}
 	}
 	ctx := cmd.Context()
-	if v.Raw && len(args) > 0 {
+	if v.Raw && len(args) > 0 && farm != "" {
+		if client.In = in; terminal(cmd.OutOrStdout()).TTY {
+			return fmt.Errorf("%s: a terminal cannot go through the text protocol: use ssh, or the farm's machine", v.Name)
+		}
+	} else if v.Raw && len(args) > 0 {
 		client.In = in
 		var restore func()
 		ends.Resize, restore, ends.TTY = rawTerminal(in, cmd.OutOrStdout())
@@ -159,7 +175,12 @@ func (a *app) verb(cmd *cobra.Command, v *control.Verb, flags *pflag.FlagSet, ar
 	}
 	words := append(append(strings.Fields(v.Name), typed(cmd, flags)...), "--")
 	words = append(words, args...)
-	code, err := client.Call(ctx, words, ends, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	var code int
+	if farm != "" {
+		code, err = callFar(ctx, farm, v, words, client.In, cmd.OutOrStdout(), cmd.ErrOrStderr(), ends)
+	} else {
+		code, err = client.Call(ctx, words, ends, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	}
 	switch {
 	case !errors.Is(err, control.ErrUnreachable):
 	case v.Alone:
