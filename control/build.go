@@ -32,7 +32,8 @@ func (f *Farm) buildVerb() *Verb {
 			fs.Bool("confirm", false, "of a tar: push it however much it causes")
 			fs.BoolP("follow", "f", false, "print the logs until the builds have ended")
 		},
-		Run: f.have}
+		Plain: Followed,
+		Run:   f.have}
 }
 
 // Built is what build --json prints.

@@ -148,6 +148,9 @@ type Verb struct {
 	// machine, which a door that is on it makes absolute; "-" stands for In. 0: none
 	// is.
 	File int
+	// Plain reports whether, with these flags, the answer is text although the verb
+	// has JSON; nil: never.
+	Plain func(*pflag.FlagSet) bool
 	// Send is a flag whose value is a file of the caller's, which a door that has
 	// it gives as In, with "-" for the value. With it the verb needs no daemon. "":
 	// there is none.
@@ -183,6 +186,12 @@ func (v *Verb) NewFlags() *pflag.FlagSet {
 		v.Flags(fs)
 	}
 	return fs
+}
+
+// Followed is for [Verb.Plain] of verbs that print logs with --follow.
+func Followed(fs *pflag.FlagSet) bool {
+	v, err := fs.GetBool("follow")
+	return err == nil && v
 }
 
 // Usage is the verb as one types it, without flags.

@@ -27,7 +27,7 @@ func (f *Farm) groupVerbs() Table {
 		{Name: "group show", Looks: true, Args: "NAME", MinArgs: 1, MaxArgs: 1, Short: "Show a group, and what keeps it from landing",
 			Long:    "The exit code is 6 when the group is submitted and does not land as it stands: a\nbuild of it has failed, its members have changed, or the channel has gone on.",
 			Example: "group show gnome-49", Flags: channel, Run: f.groupShow},
-		{Name: "group submit", Args: "NAME", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Build a group, and land it when all of it succeeds",
+		{Name: "group submit", Plain: Followed, Args: "NAME", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Build a group, and land it when all of it succeeds",
 			Long: "Its releases are built against each other, in order, and nobody sees any of them\n" +
 				"until all have succeeded; then they land on the channel as one commit. Submitting\n" +
 				"again, after a failure or a further push, builds what is new and what failed.",

@@ -164,7 +164,15 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return fmt.Errorf("ssh.listen %s cannot be listened on: %w", c.SSH.Listen, err)
 	}
 
-	site, siteListener, err := newWeb(c, web.Options{Metrics: m.Handler(), Health: metrics.Health(st.health(q)), Observe: m.Request}, log)
+	farm.Keys, farm.Builder = people, c.Builder
+	if farm.Bundles, err = newBundles(c, door); err != nil {
+		return err
+	}
+	calls, err := newAPI(c, farm, verbs, res, st.index, pipe.Artifacts, log)
+	if err != nil {
+		return err
+	}
+	site, siteListener, err := newWeb(c, web.Options{API: calls, Identify: bearers.Lookup, Metrics: m.Handler(), Health: metrics.Health(st.health(q)), Observe: m.Request}, log)
 	if err != nil {
 		return err
 	}

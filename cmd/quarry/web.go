@@ -6,9 +6,15 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 
+	"github.com/Morphux/quarry/bundle"
 	"github.com/Morphux/quarry/config"
+	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/results"
+	"github.com/Morphux/quarry/sshd"
 	"github.com/Morphux/quarry/web"
+	"github.com/Morphux/quarry/web/api"
 )
 
 // newWeb makes the web door and opens what it listens on; both are nil where
@@ -64,4 +70,15 @@ func webCertificate(c *config.Config, log *slog.Logger) (*web.Certificate, error
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// newBundles makes what pushes build bundles, through the hooks of the SSH door.
+func newBundles(c *config.Config, door *sshd.Server) (*bundle.Pusher, error) {
+	return bundle.New(bundle.Options{Dir: filepath.Join(c.State, "bundles"), Repo: door.Push, Env: door.PushEnv,
+		Limits: bundle.Limits{Size: int64(c.Git.MaxPush)}, Most: int64(c.Web.MaxUpload)})
+}
+
+// newAPI makes the calls for programs.
+func newAPI(c *config.Config, farm *control.Farm, verbs control.Table, res *results.Repo, index *results.Index, artifacts api.Artifacts, log *slog.Logger) (*api.API, error) {
+	return api.New(api.Options{Farm: farm, Verbs: verbs, Results: res, Index: index, Artifacts: artifacts, Tasks: c.Tasks(), URL: c.Web.Base(), Log: log})
 }
