@@ -172,7 +172,8 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
-	site, siteListener, err := newWeb(c, web.Options{API: calls, Identify: bearers.Lookup, Metrics: m.Handler(), Health: metrics.Health(st.health(q)), Observe: m.Request}, log)
+	look := newPages(c, st, farm, log)
+	site, siteListener, err := newWeb(c, web.Options{API: calls, Pages: look, ErrorPage: look.ErrorPage, Identify: bearers.Lookup, Metrics: m.Handler(), Health: metrics.Health(st.health(q)), Observe: m.Request}, log)
 	if err != nil {
 		return err
 	}

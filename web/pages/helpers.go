@@ -51,6 +51,7 @@ func (s *Site) funcs() template.FuncMap {
 		"number":   number,
 		"safe":     visible,
 		"short":    short,
+		"stand":    stand,
 		"badge":    badge,
 		"build":    buildURL,
 		"package":  packageURL,
