@@ -32,6 +32,7 @@ git, and doc/results.md describes every key.`,
 	cmd.PersistentFlags().StringVar(&d.repo, "repo", "", "results repository, or a bare clone of one, instead of this farm's")
 	cmd.PersistentFlags().StringVar(&d.channel, "channel", "", "channel to read (default the repository's HEAD)")
 	cmd.PersistentFlags().StringVar(&d.arch, "arch", "", "only this arch")
+	cmd.PersistentFlags().StringVar(&d.at, "at", "", "answer as of a commit of the results, or of a time such as 2026-03-14")
 	cmd.PersistentFlags().BoolVar(&d.json, "json", false, "write JSON, with the keys of the records")
 	cmd.AddCommand(
 		&cobra.Command{
@@ -53,7 +54,19 @@ NAME-VERSION), the whole record; one line for each arch if there are several and
 			RunE:    d.run(d.files),
 		},
 		d.searchCmd(),
+		d.diffCmd(),
+		d.atCmd(),
 	)
+	return cmd
+}
+
+// newBisectCmd is quarry bisect, which reads the database as quarry db does.
+func newBisectCmd(path func() (string, error)) *cobra.Command {
+	d := &dbCmd{path: path}
+	cmd := d.bisectCmd()
+	cmd.Flags().StringVar(&d.repo, "repo", "", "results repository, or a bare clone of one, instead of this farm's")
+	cmd.Flags().StringVar(&d.channel, "channel", "", "channel to search (default the repository's HEAD)")
+	cmd.Flags().BoolVar(&d.json, "json", false, "write JSON")
 	return cmd
 }
 
@@ -62,6 +75,7 @@ type dbCmd struct {
 	path          func() (string, error)
 	repo          string
 	channel, arch string
+	at            string
 	json          bool
 	file          bool
 }
@@ -107,6 +121,9 @@ func (d *dbCmd) run(f func(context.Context, *results.Reader, io.Writer, []string
 			}
 		}
 		r, err := results.OpenReader(path, d.channel)
+		if err == nil && d.at != "" {
+			err = r.Switch(d.at)
+		}
 		if err == nil {
 			err = errors.Join(f(cmd.Context(), r, cmd.OutOrStdout(), args), r.Close())
 		}
