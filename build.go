@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -188,6 +189,11 @@ type Target struct {
 	Arch    string `json:"arch"`
 }
 
+// LogValue gives the log its parts.
+func (t Target) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("package", t.Package), slog.String("version", t.Version), slog.String("arch", t.Arch), slog.String("channel", t.Channel))
+}
+
 func (t Target) String() string { return t.Package + " " + t.Version + " " + t.Arch }
 
 // Declined is a release on one arch that is not built because its recipe says
@@ -251,6 +257,9 @@ func (b Build) Environment() Environment {
 
 // Target is where the build's record goes.
 func (b Build) Target() Target { return Target{b.Channel, b.Package, b.Version, b.Arch} }
+
+// LogAttrs are what every line of the log about the build has, as slog takes it.
+func (b Build) LogAttrs() []any { return []any{"build", b.Number, "release", b.Target()} }
 
 func (b Build) String() string {
 	return fmt.Sprintf("build %d (%s %s %s)", b.Number, b.Package, b.Version, b.Arch)

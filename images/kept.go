@@ -124,7 +124,7 @@ func (k *keeper) drop(w *Kept, why string) func() {
 	k.kept = slices.DeleteFunc(k.kept, func(o *Kept) bool { return o == w })
 	return func() {
 		_ = w.Close(context.Background())
-		k.s.log.Info("the workspace of a failed build is not kept any more", "build", w.Name, "why", why)
+		w.log.Info("the workspace of a failed build is not kept any more", "workspace", w.Name, "why", why)
 		w.gone(why)
 	}
 }

@@ -54,7 +54,7 @@ func (w *Workspace) LayerRoot() (*layers.Root, error) {
 		r, err = w.layerRoot(m)
 	}
 	if err != nil {
-		w.store.log.Debug("no dependencies can be laid in", "workspace", w.Name, "error", err)
+		w.log.Debug("no dependencies can be laid in", "workspace", w.Name, "error", err)
 	}
 	return r, err
 }
@@ -153,10 +153,10 @@ func (w *Workspace) Lay(ctx context.Context, ls []*layers.Layer) (laid int, err 
 			return
 		}
 		if err != nil {
-			w.store.log.Debug("dependencies are not laid in", "workspace", w.Name, "error", err)
+			w.log.Debug("dependencies are not laid in", "workspace", w.Name, "error", err)
 		}
 		if e := deltree.Remove(l.dir); e != nil {
-			w.store.log.Warn("a folder for layers stays until its workspace goes", "folder", l.dir, "error", e)
+			w.log.Warn("a folder for layers stays until its workspace goes", "workspace", w.Name, "folder", l.dir, "error", e)
 		}
 	}()
 	if err := ctx.Err(); err != nil {
@@ -212,7 +212,7 @@ func (w *Workspace) stack(root *layers.Root, m overlay.Mount, ls []*layers.Layer
 			why = ls[n].Over(ls[i])
 		}
 		if why != "" {
-			w.store.log.Debug("a dependency is not laid in but installed, as are those after it", "workspace", w.Name,
+			w.log.Debug("a dependency is not laid in but installed, as are those after it", "workspace", w.Name,
 				"artifact", ls[n].Artifact, "because of", why)
 			break
 		}
@@ -326,7 +326,7 @@ func (w *Workspace) unlay() {
 	l.over = true
 	if l.dir != "" {
 		if err := deltree.Remove(l.dir); err != nil {
-			w.store.log.Error("a workspace's layer stays until the next start", "workspace", w.Name, "error", err)
+			w.log.Error("a workspace's layer stays until the next start", "workspace", w.Name, "error", err)
 		}
 	}
 	for _, x := range l.laid {

@@ -309,13 +309,13 @@ func (w *Workspace) discard(ctx context.Context) {
 	s := w.store
 	if w.asked {
 		if err := s.removeContainer(ctx, w.container, w.upperDir()); err != nil {
-			s.log.Error("a workspace's container stays until the next start", "workspace", w.Name, "error", err)
+			w.log.Error("a workspace's container stays until the next start", "workspace", w.Name, "error", err)
 		}
 	}
 	w.unlay()
 	if w.Dir != "" {
 		if err := deltree.Remove(w.Dir); err != nil {
-			s.log.Error("a workspace's folder stays until the next start", "workspace", w.Name, "error", err)
+			w.log.Error("a workspace's folder stays until the next start", "workspace", w.Name, "error", err)
 		}
 	}
 }

@@ -125,7 +125,7 @@ func (p *pool) changed() {
 
 // take returns a workspace that was made ahead, with the limits of its build;
 // nil when there is none, nor one that will be ready sooner than one made anew.
-func (p *pool) take(ctx context.Context, e env, inst Instance, name string, l Limits) *Workspace {
+func (p *pool) take(ctx context.Context, e env, inst Instance, want Spec, l Limits) *Workspace {
 	p.mu.Lock()
 	sh := p.shelf(e)
 	if sh == nil || p.opts.Max <= 0 {
@@ -138,7 +138,7 @@ func (p *pool) take(ctx context.Context, e env, inst Instance, name string, l Li
 		w := sh.warm[0]
 		sh.warm = slices.Delete(sh.warm, 0, 1)
 		p.mu.Unlock()
-		if w.Instance.Image == inst.Image && w.handOver(name, l) {
+		if w.Instance.Image == inst.Image && w.handOver(want, l) {
 			return w
 		}
 		p.discard(w)
@@ -169,7 +169,7 @@ func (p *pool) take(ctx context.Context, e env, inst Instance, name string, l Li
 		}
 		return nil
 	}
-	if w != nil && (w.Instance.Image != inst.Image || !w.handOver(name, l)) {
+	if w != nil && (w.Instance.Image != inst.Image || !w.handOver(want, l)) {
 		p.discard(w)
 		return nil
 	}
@@ -178,15 +178,15 @@ func (p *pool) take(ctx context.Context, e env, inst Instance, name string, l Li
 
 // handOver makes a workspace that waited into a build's. It reports false when
 // it cannot be one: it died, or does not take the limits.
-func (w *Workspace) handOver(name string, l Limits) bool {
+func (w *Workspace) handOver(want Spec, l Limits) bool {
 	if !w.alive() {
 		return false
 	}
 	if err := w.grant(l); err != nil {
-		w.store.log.Warn("a ready workspace cannot be given its build's limits, and is thrown away", "build", name, "error", err)
+		w.log.With(want.About...).Warn("a ready workspace cannot be given its build's limits, and is thrown away", "workspace", want.Name, "error", err)
 		return false
 	}
-	w.Name, w.Warm = name, true
+	w.Name, w.Warm, w.log = want.Name, true, w.log.With(want.About...)
 	return w.alive()
 }
 

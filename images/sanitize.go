@@ -178,7 +178,7 @@ func (s *Store) takeAway(ctx context.Context, envs []env, why string) (n int) {
 		}
 		n++
 		if err := w.Kill(ctx); err != nil {
-			s.log.Warn("a build cannot be ended", "build", w.Name, "error", err)
+			w.log.Warn("a build cannot be ended", "workspace", w.Name, "error", err)
 		}
 	}
 	return n

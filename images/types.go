@@ -3,6 +3,7 @@ package images
 import (
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -101,6 +102,9 @@ type Spec struct {
 	Channel string
 	Limits  Limits
 	Network bool // false: not even a route
+	// About is what lines of the log about the workspace have besides its name, as
+	// slog takes it: for which build it is.
+	About []any
 }
 
 // Workspace is a throw-away layer over an instance in which one build runs: a
@@ -124,6 +128,7 @@ type Workspace struct {
 	Made        Timing // where the time of making it went
 
 	store     *Store
+	log       *slog.Logger
 	container string // its name
 	asked     bool   // podman was asked for the container
 	cgroup    cgroup.Group

@@ -52,7 +52,7 @@ func (s *Store) Workspace(ctx context.Context, want Spec) (*Workspace, error) {
 		// The service died under it and is being started again, or somebody
 		// removed its image, which is looked up anew. Nothing of the build has
 		// run, so nothing speaks against another try at once.
-		s.log.Warn("making a workspace once more", "workspace", want.Name, "error", err)
+		s.log.With(want.About...).Warn("making a workspace once more", "workspace", want.Name, "error", err)
 	}
 }
 
@@ -83,11 +83,11 @@ func (s *Store) workspace(ctx context.Context, want Spec) (*Workspace, error) {
 	var w *Workspace
 	// What cannot be changed in a container that runs.
 	if !want.Network && limits.Shm == s.wide().Shm {
-		w = s.pool.take(ctx, env{want.Channel, want.Arch}, inst, want.Name, limits)
+		w = s.pool.take(ctx, env{want.Channel, want.Arch}, inst, want, limits)
 	}
 	if w == nil {
 		w = s.blank(env{want.Channel, want.Arch}, base, inst, emulation)
-		w.Name, w.Limits = want.Name, limits
+		w.Name, w.Limits, w.log = want.Name, limits, s.log.With(want.About...)
 		if err := s.pool.makeAside(ctx, w, want.Network); err != nil {
 			return nil, err
 		}
@@ -110,7 +110,7 @@ func (s *Store) blank(e env, base Base, inst Instance, emulation string) *Worksp
 	return &Workspace{
 		Arch: e.arch, Channel: e.channel, Base: base, Instance: inst, Emulation: emulation,
 		UID: s.opts.UIDBase, GID: s.opts.UIDBase, Runtime: s.conn.Runtime(),
-		store: s, gen: s.conn.Generation(), pid: -1, initFD: -1, stop: func() {},
+		store: s, log: s.log, gen: s.conn.Generation(), pid: -1, initFD: -1, stop: func() {},
 	}
 }
 

@@ -101,6 +101,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		// No network, whatever the recipe asks for: a build that could fetch
 		// could not be reproduced.
 		Network: false,
+		About:   in.Build.LogAttrs(),
 	})
 	if err != nil {
 		return nil, err

@@ -407,8 +407,8 @@ func (o *owner) log(c change) {
 	if c.old != nil && c.old.State == c.new.State {
 		return
 	}
-	o.q.opts.Log.Info(c.new.Build.String()+": "+string(c.new.State),
-		"build", c.number, "state", c.new.State, "reason", c.new.Reason, "attempt", c.new.Attempt)
+	o.q.opts.Log.With(c.new.LogAttrs()...).Info(c.new.Build.String()+": "+string(c.new.State),
+		"state", c.new.State, "reason", c.new.Reason, "attempt", c.new.Attempt)
 }
 
 // targetBusy keeps two builds for one record apart, so that the older can

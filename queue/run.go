@@ -133,7 +133,7 @@ func (o *owner) recover() {
 		}
 		out, err := o.q.saved.load(n, it.Key)
 		if err != nil && it.State == quarry.Recording && it.stop == "" {
-			o.q.opts.Log.Warn("building again, as what was to be recorded is lost", "build", n, "error", err)
+			o.q.opts.Log.With(it.LogAttrs()...).Warn("building again, as what was to be recorded is lost", "error", err)
 		}
 		// Facts: where the journal cannot be written, it goes on from here
 		// when it can.
@@ -307,7 +307,7 @@ func (q *Queue) attempt(ctx context.Context, b quarry.Build, deps []quarry.DepUs
 	defer func() {
 		if p := recover(); p != nil {
 			out, err = nil, fmt.Errorf("the runner panicked: %v", p)
-			q.opts.Log.Error("a panic in the runner", "build", b.Number, "panic", p)
+			q.opts.Log.With(b.LogAttrs()...).Error("a panic in the runner", "panic", p)
 		}
 	}()
 	b.Archs, b.Needs = slices.Clone(b.Archs), slices.Clone(b.Needs)
@@ -470,7 +470,7 @@ func (q *Queue) record(ctx context.Context, out *quarry.Outcome) (commit string,
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("recording panicked: %v", p)
-			q.opts.Log.Error("a panic in recording", "build", out.Build.Number, "panic", p)
+			q.opts.Log.With(out.Build.LogAttrs()...).Error("a panic in recording", "panic", p)
 		}
 	}()
 	c := *out

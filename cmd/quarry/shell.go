@@ -136,7 +136,7 @@ func (s *shells) Open(ctx context.Context, n int64, call control.ShellCall) (sta
 		return 0, &control.Error{Code: control.ExitNotFound, Err: err}
 	}
 	defer leave()
-	log := s.log.With("build", n, "release", k.Target.String(), "user", call.Who.User)
+	log := s.log.With("build", n, "release", k.Target, "user", call.Who.User)
 	log.Info("a shell is opened", "command", strings.Join(call.Args, " "), "terminal", call.Term.TTY)
 	began := time.Now()
 	status, err = k.scene.Shell(ctx, runner.Shell{
