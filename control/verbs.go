@@ -537,6 +537,9 @@ func (f *Farm) whoami(_ context.Context, c *Call) error {
 	if w.Name != "" {
 		name = fmt.Sprintf("%s (%s <%s>)", w.User, w.Name, w.Email)
 	}
+	if name == "" { // who gave no token where everybody may look
+		name = "anonymous"
+	}
 	fmt.Fprintf(c.Out, "%s, %s\n", human.Safe(name, false), w.Role)
 	if id, ok := tokens.ID(w); ok {
 		fmt.Fprintf(c.Out, "token %s\n", id)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/control"
@@ -159,18 +160,9 @@ func (a *API) getLog(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Cache-Control", "no-cache")
 	if follow {
-		ctx, end, ok := web.Stream(w, r)
-		if !ok {
-			return nil
+		if _, err := a.farm.Queue.Get(n); err == nil {
+			return a.followLog(w, r, n)
 		}
-		defer end()
-		log, err := a.farm.Logs.Follow(ctx, n)
-		if err != nil {
-			return gone(err)
-		}
-		defer log.Close()
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		return stream(w, log)
 	}
 	log, err := a.farm.Logs.Open(n)
 	if err != nil {
@@ -229,26 +221,60 @@ func byteRange(s string) (first, last int64, ok bool) {
 	return first, min(last, 1<<53), true
 }
 
-// stream copies to a client as it comes. An error before the first byte is
-// answered; after it there is nothing more to say.
-func stream(w http.ResponseWriter, r io.Reader) error {
+// followLog sends the log of a build over all attempts, until the build has
+// ended and is recorded.
+func (a *API) followLog(w http.ResponseWriter, r *http.Request, n int64) error {
+	ctx, end, ok := web.Stream(w, r)
+	if !ok {
+		return nil
+	}
+	defer end()
+	changes := a.farm.Queue.Subscribe(ctx)
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	rc := http.NewResponseController(w)
-	_ = rc.Flush() // it has begun
-	buf := make([]byte, 32<<10)
+	_ = rc.Flush() // it may be long until there is something
+	var done int64 // bytes sent; each attempt goes on in the same log
 	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				return nil
+		if log, err := a.farm.Logs.Follow(ctx, n); err == nil {
+			gone := false
+			if _, err := io.CopyN(io.Discard, log, done); err == nil {
+				more, err := io.Copy(flushed{w, rc}, log)
+				done += more
+				gone = err != nil
 			}
-			if rc.Flush() != nil {
+			log.Close()
+			if gone {
 				return nil
 			}
 		}
-		if err != nil {
+		b, err := a.farm.Queue.Get(n)
+		if err != nil || b.State.Ended() || ctx.Err() != nil {
+			return nil
+		}
+		select {
+		case _, ok := <-changes:
+			if !ok {
+				return nil
+			}
+		case <-time.After(time.Second):
+		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// flushed sends each write at once.
+type flushed struct {
+	w  io.Writer
+	rc *http.ResponseController
+}
+
+func (f flushed) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	if err == nil {
+		err = f.rc.Flush()
+	}
+	return n, err
 }
 
 func (a *API) listEvents(w http.ResponseWriter, r *http.Request) error {
