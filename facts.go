@@ -147,6 +147,13 @@ type HostInfo struct {
 	Runtime   string `json:"runtime"` // e.g. runc
 	CPUs      int    `json:"cpus"`
 	Quarry    string `json:"quarry"` // version of Quarry
+
+	// What a build may have had: 0 is no limit.
+	Memory    int64 `json:"memory,omitempty"`    // bytes
+	Disk      int64 `json:"disk,omitempty"`      // bytes
+	Processes int64 `json:"processes,omitempty"` // and threads
+	Step      int64 `json:"step,omitempty"`      // seconds that one step may take
+	Silence   int64 `json:"silence,omitempty"`   // seconds without output
 }
 
 // DepUsed is a dependency that was installed into the workspace.

@@ -21,6 +21,7 @@ const (
 	TrailerArch     = "Arch"
 	TrailerChannel  = "Channel"
 	TrailerStatus   = "Status"
+	TrailerClass    = "Class" // of a failure: what kind of trouble it is
 	TrailerSource   = "Source-Commit"
 	TrailerBuild    = "Build"
 	TrailerBuildKey = "Build-Key"
@@ -95,6 +96,12 @@ func (r *Repo) message(rec *Record, b quarry.Build) string {
 	}
 	if f := rec.Failure; f != nil {
 		m.WriteString("    " + oneLine(f.Message, 500) + "\n")
+		if f.Error != "" && f.Error != f.Message {
+			m.WriteString("    " + where(f) + oneLine(f.Error, 500) + "\n")
+		}
+		if f.Hint != "" {
+			m.WriteString("    " + oneLine(f.Hint, 500) + "\n")
+		}
 		if f.Reproduce != "" {
 			m.WriteString("    To see it again: " + oneLine(f.Reproduce, 500) + "\n")
 		}
@@ -110,6 +117,9 @@ func (r *Repo) message(rec *Record, b quarry.Build) string {
 	trailer(TrailerArch, rec.Arch)
 	trailer(TrailerChannel, rec.Channel)
 	trailer(TrailerStatus, string(rec.Status))
+	if f := rec.Failure; f != nil && word(f.Class) {
+		trailer(TrailerClass, f.Class)
+	}
 	trailer(TrailerSource, rec.Source)
 	trailer(TrailerBuild, strconv.FormatInt(rec.Build, 10))
 	trailer(TrailerBuildKey, rec.Key)
@@ -120,6 +130,19 @@ func (r *Repo) message(rec *Record, b quarry.Build) string {
 	}
 	trailer(TrailerPushedBy, strings.TrimSpace(pushed))
 	return m.String()
+}
+
+// word reports whether a class is one word, as all are that Quarry gives.
+func word(s string) bool {
+	return s != "" && len(s) <= 40 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz-") == ""
+}
+
+// where says which line of the log an error is.
+func where(f *Failure) string {
+	if f.Line <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("Log, line %d: ", f.Line)
 }
 
 // trailers reads the last paragraph of a commit's message. A key given twice

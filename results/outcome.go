@@ -69,7 +69,7 @@ func NewRecord(o *quarry.Outcome, sbuSeconds float64) (*Record, error) {
 			Command: cut(f.Command, maxCommand), Reproduce: cut(f.Reproduce, maxCommand),
 			Paths: lines(f.Paths, maxPaths),
 			Class: oneLine(f.Class, maxMessage), Error: oneLine(f.Error, maxMessage), Line: max(0, f.Line),
-			Excerpt: lines(f.Excerpt, maxExcerpt), Hint: oneLine(f.Hint, maxMessage),
+			Excerpt: excerpt(f.Excerpt), Hint: oneLine(f.Hint, maxMessage),
 			Log: logTail(o.LogLines),
 		}
 	}
@@ -199,6 +199,15 @@ func lines(ss []string, max int) []string {
 			return append(out, fmt.Sprintf("and %d more", len(ss)-max))
 		}
 		out = append(out, oneLine(s, maxMessage))
+	}
+	return out
+}
+
+// excerpt keeps the lines around an error as they stand below each other.
+func excerpt(ss []string) []string {
+	var out []string
+	for _, s := range ss[:min(len(ss), maxExcerpt)] {
+		out = append(out, cut(strings.TrimRight(strings.ToValidUTF8(s, "\uFFFD"), "\r\n"), maxLogLine))
 	}
 	return out
 }

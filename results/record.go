@@ -183,4 +183,11 @@ type Host struct {
 	Runtime   string `toml:"runtime,omitempty"`
 	CPUs      int    `toml:"cpus,omitempty"`
 	Quarry    string `toml:"quarry,omitempty"`
+
+	// What the build may have had, see quarry.HostInfo.
+	Memory    int64 `toml:"memory,omitempty"`
+	Disk      int64 `toml:"disk,omitempty"`
+	Processes int64 `toml:"processes,omitempty"`
+	Step      int64 `toml:"step,omitempty"`    // seconds
+	Silence   int64 `toml:"silence,omitempty"` // seconds
 }

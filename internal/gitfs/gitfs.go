@@ -402,7 +402,9 @@ func (i fileInfo) Size() int64        { return i.size }
 func (i fileInfo) Mode() fs.FileMode  { return i.mode }
 func (i fileInfo) ModTime() time.Time { return i.time }
 func (i fileInfo) IsDir() bool        { return i.mode.IsDir() }
-func (i fileInfo) Sys() any           { return nil }
+
+// Sys is the hash of the file's content, as a [plumbing.Hash].
+func (i fileInfo) Sys() any { return i.hash }
 
 // dirEntry finds its size only when asked: a walk needs none.
 type dirEntry struct {
