@@ -201,7 +201,9 @@ const refusals = 8
 func (k *hook) deliver(ctx context.Context, e *events.Event) error {
 	status, err := k.post(ctx, e)
 	if err == nil {
-		k.change(func(s *hookState) { *s = hookState{Begun: true, Cursor: e.N, GivenUp: s.GivenUp, LastGivenUp: s.LastGivenUp} })
+		k.change(func(s *hookState) {
+			*s = hookState{Begun: true, Cursor: e.N, GivenUp: s.GivenUp, LastGivenUp: s.LastGivenUp}
+		})
 		return nil
 	}
 	if ctx.Err() != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/Morphux/quarry"
@@ -97,6 +98,9 @@ type Notifier struct {
 	log   *slog.Logger
 	box   *box
 	hooks []*hook
+
+	seen     atomic.Int64 // state.Cursor
+	gathered atomic.Int64 // len(state.Batches)
 
 	// The following are decide's alone.
 	state state
@@ -200,6 +204,11 @@ func (n *Notifier) decide(ctx context.Context) {
 			}
 		}
 	}()
+	defer func() {
+		if err := n.state.save(n.opts.Dir); err != nil {
+			n.log.Warn("what has been told cannot be noted, and is found again", "err", err)
+		}
+	}()
 	for try := 0; ctx.Err() == nil; {
 		more, err := n.step(ctx)
 		wait := n.tick()
@@ -263,13 +272,16 @@ func (n *Notifier) step(ctx context.Context) (more bool, err error) {
 	if err := n.saved(); err != nil {
 		return false, err
 	}
-	return len(list) > 0, n.flush(ctx, time.Now())
+	err = n.flush(ctx, time.Now())
+	n.gathered.Store(int64(len(n.state.Batches)))
+	n.seen.Store(n.state.Cursor)
+	return len(list) > 0, err
 }
 
 // saved writes the state where it has changed. The cursor alone can wait: what is
 // read again is nothing.
 func (n *Notifier) saved() error {
-	if !n.state.dirty {
+	if !n.state.dirty && n.state.Cursor < n.state.kept+eventsAtOnce {
 		return nil
 	}
 	return n.state.save(n.opts.Dir)
@@ -341,6 +353,8 @@ func standings(r *results.Repo, b Build) (same, last *Standing, err error) {
 // Status is what the notifier has to do, and what troubles it.
 type Status struct {
 	Mail     bool         `json:"mail"`     // whether letters are sent
+	Event    int64        `json:"event"`    // the last one that it was decided of who is told
+	Gathered int          `json:"gathered"` // causes of which more is waited for, before letters are written
 	Letters  []Letter     `json:"letters"`  // not sent yet, and those given up
 	Hooks    []HookStatus `json:"webhooks"` // all that are configured
 	Problems []string     `json:"problems,omitempty"`
@@ -348,7 +362,7 @@ type Status struct {
 
 // Status tells what is to be told yet.
 func (n *Notifier) Status() Status {
-	s := Status{Mail: n.opts.Mail != nil, Letters: n.box.list(), Hooks: []HookStatus{}}
+	s := Status{Mail: n.opts.Mail != nil, Event: n.seen.Load(), Gathered: int(n.gathered.Load()), Letters: n.box.list(), Hooks: []HookStatus{}}
 	for _, h := range n.hooks {
 		s.Hooks = append(s.Hooks, h.status())
 	}

@@ -25,6 +25,7 @@ type state struct {
 	Told    map[string][]Told `json:"told,omitempty"` // by place
 
 	dirty bool
+	kept  int64 // the cursor that is on the disk
 }
 
 // batch is what has been decided of builds of one cause, and not yet told.
@@ -53,6 +54,7 @@ func loadState(dir string) (s state, err error) {
 			err = fmt.Errorf("%s is damaged: remove it, and whoever is to be told of something now will not be: %w", filepath.Join(dir, stateFile), err)
 		}
 	}
+	s.kept = s.Cursor
 	if s.Told == nil {
 		s.Told = map[string][]Told{}
 	}
@@ -67,7 +69,7 @@ func (s *state) save(dir string) error {
 	if err := durable.WriteFile(filepath.Join(dir, stateFile), data, 0o600, ".new-*"); err != nil {
 		return fmt.Errorf("what has been told cannot be noted: %w", err)
 	}
-	s.dirty = false
+	s.dirty, s.kept = false, s.Cursor
 	return nil
 }
 

@@ -101,24 +101,36 @@ func (p *page) lines(what string, list []string) {
 	}
 }
 
-// end adds who writes and why.
-func (p *page) end(w *writer, why string) string {
-	fmt.Fprintf(p, "\n-- \n")
-	p.WriteString("The build farm Quarry writes this, " + why + "\n")
-	p.WriteString("For less of it: an admin sets key add --mail failures (or none) for you.\n")
+// list adds lines as they are, below what was said.
+func (p *page) list(list []string) {
+	p.WriteByte('\n')
+	for _, line := range list {
+		p.WriteString("    " + safe(line) + "\n")
+	}
+}
+
+// end adds who writes, why, and how to have less of it.
+func (p *page) end(user, why string) string {
+	p.WriteString("\n-- ")
+	p.say("Written by the build farm Quarry, %s To get less of this, have an admin say quarry key add %s --mail failures, or none.", why, user)
 	return p.String()
 }
 
-// oneLine makes text from elsewhere a line without control characters.
-func oneLine(s string) string { return human.Safe(strings.Join(strings.Fields(s), " "), false) }
+// oneLine makes text from elsewhere one line, with nothing in it that a terminal
+// or a mail program obeys.
+func oneLine(s string) string { return visible(strings.Join(strings.Fields(s), " ")) }
 
 // bidi are characters that make text read otherwise than it is.
-var bidi = regexp.MustCompile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+var bidi = regexp.MustCompile("[\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+func visible(s string) string {
+	s = bidi.ReplaceAllStringFunc(strings.ToValidUTF8(s, "\ufffd"), func(r string) string { return fmt.Sprintf("\\u%04x", []rune(r)[0]) })
+	return human.Safe(s, false)
+}
 
 // safe makes a line of a build's output fit for a letter.
 func safe(s string) string {
-	s = bidi.ReplaceAllStringFunc(strings.ToValidUTF8(s, "\ufffd"), func(r string) string { return fmt.Sprintf("\\u%04x", []rune(r)[0]) })
-	s = human.Safe(strings.TrimRight(s, "\r\n \t"), false)
+	s = visible(strings.TrimRight(s, "\r\n \t"))
 	if len(s) > maxLine {
 		s = strings.ToValidUTF8(s[:maxLine], "") + " ..."
 	}
@@ -160,14 +172,20 @@ func (w *writer) links(b Build, f quarry.Failure) (list []string) {
 	return list
 }
 
-// explain adds what is known of a failure.
-func (p *page) explain(w *writer, b Build, alone bool) {
+// explain adds what is known of builds that fail alike: of one release, on
+// several archs.
+func (p *page) explain(w *writer, alike []Build, alone bool) {
+	b := alike[0]
 	r := w.report(b)
 	f := r.Failure
 	if !alone {
-		p.say("%s %s on %s:", b.Package, b.Version, b.Arch)
+		var archs []string
+		for _, b := range alike {
+			archs = append(archs, b.Arch)
+		}
+		p.say("%s %s on %s:", b.Package, b.Version, joined(sortedUnique(archs)))
 	}
-	p.say("%s", upper(sentence(oneLine(f.Message))))
+	p.say("What happened: %s", sentence(oneLine(f.Message)))
 	excerpt := f.Excerpt
 	what := "From the log:"
 	if f.Line > 0 {
@@ -178,29 +196,25 @@ func (p *page) explain(w *writer, b Build, alone bool) {
 	}
 	p.lines(what, excerpt[max(0, len(excerpt)-maxExcerpt):])
 	if f.Hint != "" {
-		p.say("%s", upper(sentence(oneLine(f.Hint))))
+		p.say("What to do: %s", sentence(oneLine(f.Hint)))
 	}
-	if len(r.Since) > 0 {
-		since := r.Since
-		if len(since) > maxSince {
-			since = append(slices.Clone(since[:maxSince]), fmt.Sprintf("and %d more", len(since)-maxSince))
-		}
+	switch since := r.Since; {
+	case len(since) > maxSince:
+		since = append(slices.Clone(since[:maxSince]), fmt.Sprintf("and %d more", len(since)-maxSince))
+		fallthrough
+	case len(since) > 0:
 		p.lines("Changed since the last success ("+oneLine(r.Last)+"):", since)
-	} else if r.Last != "" {
+	case r.Last != "":
 		p.say("Nothing that the farm knows of has changed since the last success (%s).", r.Last)
 	}
 	if cmd := cmp.Or(r.Reproduce, f.Reproduce); cmd != "" {
 		p.lines("To see it again:", []string{cmd})
 	}
-	p.lines("The whole log:", w.links(b, f))
-}
-
-func upper(s string) string {
-	r, n := utf8.DecodeRuneInString(s)
-	if n == 0 {
-		return s
+	var links []string
+	for _, b := range alike {
+		links = append(links, w.links(b, w.report(b).Failure)...)
 	}
-	return strings.ToUpper(string(r)) + s[n:]
+	p.lines("The whole log:", links)
 }
 
 func sentence(s string) string {
@@ -212,26 +226,52 @@ func sentence(s string) string {
 
 // explainAll explains the first few, and names the others.
 func (p *page) explainAll(w *writer, list []item) {
-	for i, it := range list {
-		if i == maxExplained {
-			var rest []string
-			for _, it := range list[i:] {
-				if len(rest) == maxListed {
-					rest = append(rest, fmt.Sprintf("and %d more", len(list)-i-maxListed))
-					break
-				}
-				rest = append(rest, w.line(it.Build))
-			}
-			p.lines("Besides:", rest)
-			return
+	var groups [][]Build
+	for _, it := range list {
+		i := slices.IndexFunc(groups, func(g []Build) bool {
+			return g[0].Package == it.Build.Package && g[0].Version == it.Build.Version && brief(w.report(g[0]).Failure) == brief(w.report(it.Build).Failure)
+		})
+		if i < 0 {
+			groups = append(groups, nil)
+			i = len(groups) - 1
 		}
-		p.explain(w, it.Build, len(list) == 1)
+		groups[i] = append(groups[i], it.Build)
 	}
+	for _, g := range groups[:min(len(groups), maxExplained)] {
+		p.explain(w, g, len(groups) == 1)
+	}
+	var rest []string
+	for _, g := range groups[min(len(groups), maxExplained):] {
+		for _, b := range g {
+			rest = append(rest, w.line(b))
+		}
+	}
+	p.lines("Besides:", bounded(rest))
+}
+
+// bounded cuts a long list.
+func bounded(list []string) []string {
+	if len(list) <= maxListed {
+		return list
+	}
+	return append(slices.Clone(list[:maxListed]), fmt.Sprintf("and %d more", len(list)-maxListed))
 }
 
 // line is a failure in a line.
 func (w *writer) line(b Build) string {
 	return fmt.Sprintf("build %d: %s %s %s: %s", b.Number, b.Package, b.Version, b.Arch, brief(w.report(b).Failure))
+}
+
+// owned is each failure in a line, with who packages it.
+func (w *writer) owned(list []item) []string {
+	lines := make([]string, 0, min(len(list), maxListed+1))
+	for i, it := range list {
+		if i == maxListed { // each costs a look at a record
+			return append(lines, fmt.Sprintf("and %d more", len(list)-i))
+		}
+		lines = append(lines, fmt.Sprintf("%s (%s)", w.line(it.Build), cmp.Or(it.Build.Packager.User, "nobody's")))
+	}
+	return lines
 }
 
 // same gives the archs, if all items are of one release.
@@ -274,30 +314,38 @@ func (w *writer) fails(user string, list []item) *Letter {
 		subject = fmt.Sprintf("%s %s fails on %s%s: %s", b.Package, b.Version, joined(archs), after, brief(w.report(b).Failure))
 	}
 	l := w.letter(kind, user, subject, list[0].Build)
+	if archs, ok := same(list); ok {
+		l.Arch = strings.Join(archs, " ")
+	}
 	var p page
 	switch archs, one := same(list); {
 	case one && kind == Breaks:
-		p.say("%s %s was fine on %s (channel %s) and is not any more. %s", list[0].Build.Package, list[0].Build.Version, joined(archs), list[0].Build.Channel, w.because())
+		p.say("%s %s was fine on %s (channel %s) and is not any more. %s", list[0].Build.Package, list[0].Build.Version, joined(archs), list[0].Build.Channel, w.because(false))
 	case one:
 		p.say("%s %s, which you have released to %s, fails on %s.", list[0].Build.Package, list[0].Build.Version, list[0].Build.Channel, joined(archs))
 	case kind == Breaks:
-		p.say("%s of yours were fine (channel %s) and are not any more. %s", count(len(packages(list)), "release"), list[0].Build.Channel, w.because())
+		p.say("%s of yours were fine (channel %s) and are not any more. %s", count(len(packages(list)), "release"), list[0].Build.Channel, w.because(true))
 	default:
 		p.say("%s of yours fail on %s.", count(len(packages(list)), "release"), list[0].Build.Channel)
 	}
 	p.explainAll(w, list)
-	l.Body = p.end(w, "as you are the packager. It writes once, and again\nwhen this is fixed.")
+	l.Body = p.end(user, "once, and again when this is fixed, as you are the packager.")
 	return l
 }
 
-// because says what led to the rebuild.
-func (w *writer) because() string {
+// because says what led to the rebuild of one package, or of several.
+func (w *writer) because(several bool) string {
+	again, same := "It was built again", "Your package has not changed."
+	if several {
+		again, same = "They were built again", "Your packages have not changed."
+	}
 	if w.origin == nil {
-		return "It was built again as something that it is built against has changed. Your package has not changed."
+		return again + " as a dependency has changed. " + same
 	}
 	o := w.origin
-	return fmt.Sprintf("It was built again as %s %s (build %d, by %s) offers something else to build against than before. Your package has not changed; %s has been told as well.",
-		o.Package, o.Version, o.Number, cmp.Or(o.Packager.Name, o.Packager.User), cmp.Or(o.Packager.Name, o.Packager.User))
+	who := cmp.Or(o.Packager.Name, o.Packager.User, "somebody")
+	return fmt.Sprintf("%s as %s %s (build %d, by %s) offers something else to build against than before. %s %s has been told of it too.",
+		again, o.Package, o.Version, o.Number, who, same, who)
 }
 
 // culprit writes to whose release broke others.
@@ -309,21 +357,10 @@ func (w *writer) culprit(user string, list []item) *Letter {
 	var p page
 	p.say("%s %s, which you have released to %s (build %d), offers something else to build against than before. What is built with it was built again, and of that %s any more:",
 		o.Package, o.Version, o.Channel, o.Number, map[bool]string{true: "one release does not build", false: fmt.Sprintf("%d releases do not build", len(pkgs))}[len(pkgs) == 1])
-	var lines []string
-	for i, it := range list {
-		if i == maxListed {
-			lines = append(lines, fmt.Sprintf("and %d more", len(list)-i))
-			break
-		}
-		lines = append(lines, fmt.Sprintf("%s (%s)", w.line(it.Build), cmp.Or(it.Build.Packager.User, "nobody's")))
-	}
-	p.WriteString("\n")
-	for _, line := range lines {
-		p.WriteString("    " + safe(line) + "\n")
-	}
-	p.say("Their packagers have been told. Either what you have changed can be taken back, or they have to change.")
+	p.list(w.owned(list))
+	p.say("Whoever packages these has been told as well. Either what you have changed can be taken back, or they have to follow.")
 	p.explainAll(w, list[:min(len(list), 2)])
-	l.Body = p.end(w, "as the change was yours. It writes of it once.")
+	l.Body = p.end(user, "once, as the change was yours.")
 	return l
 }
 
@@ -353,16 +390,8 @@ func (w *writer) crowd(list []item, culprit string, people int) (out []written) 
 		var p page
 		p.say("%s of %d people concern one cause (%s, channel %s), and no more than %d are written to for one (mail.max_recipients). So only the admins know of it, and who caused it, if that is known.",
 			count(len(w.batch.Items), "build"), people, what, w.batch.Cause.Channel, w.n.opts.MaxRecipients)
-		var lines []string
-		for i, it := range list {
-			if i == maxListed {
-				lines = append(lines, fmt.Sprintf("and %d more", len(list)-i))
-				break
-			}
-			lines = append(lines, fmt.Sprintf("%s (%s)", w.line(it.Build), it.Build.Packager.User))
-		}
-		p.lines("What fails now and did not before:", lines)
-		l.Body = p.end(w, map[bool]string{true: "as the change was yours.", false: "as you are an admin."}[user == culprit])
+		p.lines("What fails now and did not before:", w.owned(list))
+		l.Body = p.end(user, map[bool]string{true: "once, as the change was yours.", false: "once, as you are an admin."}[user == culprit])
 		out = append(out, written{l, nil})
 	}
 	return out
@@ -394,6 +423,9 @@ func (w *writer) fixed() (out []written) {
 			subject = fmt.Sprintf("%s %s builds again on %s", b.Package, b.Version, joined(archs))
 		}
 		l := w.letter(Fixed, user, subject, b)
+		if one {
+			l.Arch = strings.Join(archs, " ")
+		}
 		var p page
 		if one {
 			p.say("%s %s is built on %s (channel %s).", b.Package, b.Version, joined(archs), b.Channel)
@@ -409,18 +441,13 @@ func (w *writer) fixed() (out []written) {
 					l.Reply = t.Message
 				}
 			}
-			if len(lines) < maxListed {
-				lines = append(lines, line)
-			}
+			lines = append(lines, line)
 		}
-		p.WriteString("\n")
-		for _, line := range lines {
-			p.WriteString("    " + safe(line) + "\n")
-		}
+		p.list(bounded(lines))
 		if w.n.opts.URL != "" && one {
 			p.lines("More:", []string{fmt.Sprintf("%s/builds/%d", w.n.opts.URL, b.Number)})
 		}
-		l.Body = p.end(w, "as it told you of the failure.")
+		l.Body = p.end(user, "as it told you of the failure.")
 		out = append(out, written{l, items})
 	}
 	return out
@@ -468,11 +495,7 @@ func (w *writer) campaign() (out []written) {
 			p.say("It was begun by %s: %s", c.By, sentence(c.Reason))
 		}
 		var lines []string
-		for i, f := range c.New {
-			if i == maxListed {
-				lines = append(lines, fmt.Sprintf("and %d more", len(c.New)-i))
-				break
-			}
+		for _, f := range c.New {
 			line := fmt.Sprintf("build %d: %s (%s)", f.Build, f.Target, f.Channel)
 			if len(f.Since) > 0 {
 				line += ", since " + names(f.Since, 3)
@@ -480,14 +503,14 @@ func (w *writer) campaign() (out []written) {
 			lines = append(lines, line)
 		}
 		if len(lines) > 0 {
-			p.lines("These did not fail before. Their packagers have not been told:", lines)
+			p.lines("These did not fail before. Their packagers have not been told:", bounded(lines))
 		} else {
 			p.say("Nothing fails that did not fail before.")
 		}
 		if w.n.opts.SSH != "" {
 			p.lines("All of it:", []string{w.n.opts.SSH + " rebuild --mass --report " + c.ID})
 		}
-		l.Body = p.end(w, "as mass rebuilds are reported to who begins them.")
+		l.Body = p.end(user, "once, as mass rebuilds are reported to who begins them.")
 		out = append(out, written{l, nil})
 	}
 	return out
