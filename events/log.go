@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -127,7 +128,11 @@ func (l *Log) load(each func(*Event)) error {
 	slices.SortFunc(l.segs, func(a, b *segment) int { return cmp.Compare(a.first, b.first) })
 	bad := 0
 	for i, s := range l.segs {
-		n, err := l.loadSegment(s, i == len(l.segs)-1, each)
+		next := int64(math.MaxInt64)
+		if i < len(l.segs)-1 {
+			next = l.segs[i+1].first
+		}
+		n, err := l.loadSegment(s, next, each)
 		if err != nil {
 			return err
 		}
@@ -142,8 +147,9 @@ func (l *Log) load(each func(*Event)) error {
 	return l.reopen()
 }
 
-// loadSegment reads a file. The end of the last one may be half written.
-func (l *Log) loadSegment(s *segment, last bool, each func(*Event)) (bad int, err error) {
+// loadSegment reads a file up to the event with which the next begins. The end of
+// the last one may be half written.
+func (l *Log) loadSegment(s *segment, next int64, each func(*Event)) (bad int, err error) {
 	data, err := os.ReadFile(l.path(s))
 	if err != nil {
 		return 0, err
@@ -162,6 +168,9 @@ func (l *Log) loadSegment(s *segment, last bool, each func(*Event)) (bad int, er
 			tail++
 			continue
 		}
+		if e.N >= next {
+			break // it could not be cut off when writing failed, and was never shown
+		}
 		bad, tail = bad+int(tail), 0
 		s.note(&e, at-int64(len(line)))
 		l.last, good = e.N, at
@@ -175,7 +184,7 @@ func (l *Log) loadSegment(s *segment, last bool, each func(*Event)) (bad int, er
 	if s.newest.IsZero() {
 		s.began, s.newest = time.Now(), time.Now()
 	}
-	if !last {
+	if next != math.MaxInt64 {
 		return bad + int(tail), nil
 	}
 	// What has no end of line was never shown. Whole lines may have been: their

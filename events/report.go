@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/internal/human"
 )
 
 // Reporter turns what the farm's parts see into events. It knows what the log
@@ -149,8 +150,8 @@ func (r *Reporter) build(b quarry.Build) {
 	}
 }
 
-// Builds compares all that a queue knows, before it runs, with what was last said,
-// and says the rest.
+// Builds compares all that a queue knows, before it runs, with what the log said
+// last, and says the rest. It is called once, before Build.
 func (r *Reporter) Builds(list []quarry.Build) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -308,11 +309,11 @@ func (r *Reporter) Group(kind string, s quarry.Submission, commit string) {
 	defer r.mu.Unlock()
 	text := map[string]string{
 		GroupSubmitted: fmt.Sprintf("group %s was submitted to %s", s.Group, s.Channel),
-		GroupLanded:    fmt.Sprintf("group %s has landed on %s: %d releases at once", s.Group, s.Channel, len(s.Members)),
+		GroupLanded:    fmt.Sprintf("group %s has landed on %s", s.Group, s.Channel),
 		GroupDropped:   fmt.Sprintf("group %s was taken back from %s", s.Group, s.Channel),
 	}[kind]
-	if kind == GroupLanded && len(s.Members) == 1 {
-		text = fmt.Sprintf("group %s has landed on %s: one release", s.Group, s.Channel)
+	if n := len(s.Members); kind == GroupLanded && n > 0 {
+		text += ": " + human.Count(n, "release") + " at once"
 	}
 	by := cmp.Or(s.By.User, s.By.Name)
 	if by != "" && kind == GroupSubmitted {

@@ -30,13 +30,19 @@ func (l *Log) write() {
 			case <-l.wakeWriter:
 				continue
 			case <-l.closing:
+			}
+			// Nothing comes any more, but something may have come right before.
+			l.pendMu.Lock()
+			over := l.closed && len(l.pending) == 0
+			l.pendMu.Unlock()
+			if over {
 				return
 			}
+			continue
 		}
-		err := l.commit(batch)
+		n, err := l.commit(batch)
 		if err == nil {
 			l.pendMu.Lock()
-			n := len(batch)
 			if lost > 0 {
 				n--
 			}
@@ -64,19 +70,19 @@ func (l *Log) write() {
 	}
 }
 
-// commit writes events, and takes them into what is shown; show tells the others.
-func (l *Log) commit(batch []Event) error {
+// commit writes events, as many of them as a segment takes, and takes them into
+// what is shown; show tells the others.
+func (l *Log) commit(batch []Event) (n int, err error) {
 	s := l.current()
 	if s == nil || l.bad || l.file == nil || s.size >= l.opts.Segment || len(s.marks) > 0 && time.Since(s.began) > l.opts.Keep/4 {
-		var err error
 		if s, err = l.begin(); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	var buf []byte
-	for i := range batch {
-		e := &batch[i]
-		e.N = l.last + 1 + int64(i)
+	for ; n < len(batch) && s.size+int64(len(buf)) < l.opts.Segment; n++ {
+		e := &batch[n]
+		e.N = l.last + 1 + int64(n)
 		line, err := json.Marshal(e)
 		if err != nil {
 			e.Build, e.Text, e.At = nil, "an event that could not be written down: "+err.Error(), time.Now().UTC()
@@ -85,7 +91,7 @@ func (l *Log) commit(batch []Event) error {
 		e.line = append(line, '\n')
 		buf = append(buf, e.line...)
 	}
-	_, err := l.file.Write(buf)
+	_, err = l.file.Write(buf)
 	if err == nil {
 		err = l.file.Sync()
 	}
@@ -96,18 +102,18 @@ func (l *Log) commit(batch []Event) error {
 			err = errors.Join(err, cut)
 		}
 		l.bad = true
-		return err
+		return 0, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, e := range batch {
+	for _, e := range batch[:n] {
 		s.note(&e, s.size)
 		s.size += int64(len(e.line))
 		l.keep(e)
 		l.last = e.N
 	}
 	l.prune()
-	return nil
+	return n, nil
 }
 
 // current is the segment that is written to; nil: there is none.
