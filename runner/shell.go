@@ -115,7 +115,7 @@ func (q *Shell) request(sc *Scene) *guest.Shell {
 	}
 	switch {
 	case len(q.Args) == 1:
-		g.Try = [][]string{{"/bin/sh", "-c", q.Args[0]}}
+		g.Try = [][]string{{"/bin/sh", "-c", "--", q.Args[0]}}
 	case len(q.Args) > 1:
 		g.Try = [][]string{q.Args}
 	case !q.TTY:
