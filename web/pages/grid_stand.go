@@ -4,13 +4,13 @@ import (
 	"errors"
 	"html/template"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/graph"
-	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/results"
 )
@@ -69,7 +69,7 @@ func stand(c cell) template.HTML {
 		b.WriteString(` href="` + template.HTMLEscapeString(c.URL) + `"`)
 	}
 	if c.Reason != "" {
-		b.WriteString(` title="` + template.HTMLEscapeString(human.Safe(c.Reason, false)) + `"`)
+		b.WriteString(` title="` + template.HTMLEscapeString(visible(c.Reason)) + `"`)
 	}
 	b.WriteString(`><i aria-hidden="true">` + c.Standing.Shape() + `</i> ` + word)
 	if c.Standing == standOutdated {
@@ -178,7 +178,9 @@ func (st *stander) row(p *results.Package, r *quarry.Release, version string) []
 					old = "; " + c.Reason
 				}
 				*c = cell{standDeclined, arch, r.Version, 0, "", why + old}
-			case isLost && lost.Number > c.Build && c.Standing != standDone:
+			case isLost && c.Standing == standOutdated:
+				c.Reason += "; build " + strconv.FormatInt(lost.Number, 10) + " " + string(lost.State)
+			case isLost && c.Standing == standNone:
 				*c = cell{standMissing, arch, r.Version, lost.Number, buildURL(lost.Number), string(lost.State) + ": " + lost.Reason}
 			case c.Standing == standNone:
 				*c = cell{standMissing, arch, r.Version, 0, "", "not built yet"}

@@ -52,6 +52,8 @@ func (s *Site) funcs() template.FuncMap {
 		"safe":     visible,
 		"short":    short,
 		"stand":    stand,
+		"said":     said,
+		"tail":     func(list []string, n int) []string { return list[max(0, len(list)-n):] },
 		"badge":    badge,
 		"build":    buildURL,
 		"package":  packageURL,

@@ -48,8 +48,9 @@ func (d *recordData) FilesTo() int { return d.FilesFrom + len(d.Files) - 1 }
 
 type stepTime struct {
 	results.Step
-	X, Width string // of 100
-	Farm     bool   // the farm's own, and not the recipe's
+	X, Width string  // of 100
+	CPU      float64 // seconds
+	Farm     bool    // the farm's own, and not the recipe's
 }
 
 type depShown struct {
@@ -156,7 +157,7 @@ func (d *recordData) steps() {
 	}
 	at := 0.0
 	for _, st := range d.Rec.Steps {
-		shown := stepTime{Step: st, Farm: st.Name == quarry.StepPrepare || st.Name == quarry.StepExtract}
+		shown := stepTime{Step: st, CPU: st.User + st.Sys, Farm: st.Name == quarry.StepPrepare || st.Name == quarry.StepExtract}
 		if total > 0 {
 			shown.X = strconv.FormatFloat(at*100/total, 'f', 2, 64)
 			shown.Width = strconv.FormatFloat(max(st.Wall*100/total, 0.3), 'f', 2, 64)

@@ -154,7 +154,7 @@ func choices(chosen, any string, list ...string) (out []choice) {
 		list = append(slices.Clone(list), chosen)
 	}
 	for _, v := range list {
-		out = append(out, choice{v, v, v == chosen})
+		out = append(out, choice{v, visible(v), v == chosen})
 	}
 	return out
 }
