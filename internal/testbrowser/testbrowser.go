@@ -193,13 +193,18 @@ func (t *Tab) Text(selector string) string {
 	return Eval[string](t, fmt.Sprintf("(document.querySelector(%q)?.innerText ?? '')", selector))
 }
 
-// Wait waits until an expression is true.
+// Wait waits until an expression is true, over pages that are left meanwhile.
 func (t *Tab) Wait(expression string) {
 	t.t.Helper()
-	deadline := time.Now().Add(patience)
-	for !Eval[bool](t, "!!("+expression+")") {
-		if time.Now().After(deadline) {
-			t.t.Fatalf("it does not come to be that %s; the page says:\n%.4000s\n%s", expression, t.Text("body"), strings.Join(t.Problems(), "\n"))
+	ctx, stop := context.WithTimeout(t.ctx, patience)
+	defer stop()
+	for {
+		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("!!("+expression+")"))
+		if err == nil && ok {
+			return
+		}
+		if ctx.Err() != nil {
+			t.t.Fatalf("it does not come to be that %s (%v); the page says:\n%.4000s\n%s", expression, err, t.Text("body"), strings.Join(t.Problems(), "\n"))
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

@@ -157,7 +157,7 @@
     }
   }
 
-  addEventListener('keydown', ev => {
+  addEventListener('keypress', ev => {
     if (ev.key !== '/' || ev.ctrlKey || ev.metaKey || ev.altKey || ev.target.closest('input, textarea, select')) return;
     ev.preventDefault();
     ($('#lq') || $('#q')).focus();
