@@ -158,3 +158,11 @@ func exitCode(err error) int {
 	}
 	return -1
 }
+
+// screenOf is what a verb shows on a terminal over SSH, and its status.
+func (s *server) screenOf(t testing.TB, words ...string) (string, int) {
+	t.Helper()
+	sc := s.onScreen(t, 80, 25, s.sshArgs("alice", append([]string{"-tt", "127.0.0.1"}, words...)...)...)
+	code := sc.status()
+	return strings.TrimSpace(sc.text()), code
+}

@@ -147,12 +147,11 @@ func TestShell(t *testing.T) {
 		}
 		sc.resize(132, 50)
 		until(t, "the new size", func() bool { return ask("stty size") == "50 132" })
-		sc.enter("sh -c 'echo re\"\"ady; exec sleep 1000'; echo st''atus $?\r")
+		sc.enter("sh -c 'echo re\"\"ady; exec sleep 1000'\r")
 		sc.expect("ready") // so what is to be interrupted has the terminal
 		sc.enter("\x03")
-		sc.expect("status 130")
 		sc.expect("# ")
-		if got := ask("echo here"); got != "here" {
+		if got := ask("echo $?"); got != "130" {
 			t.Errorf("after ^C: %q", got)
 		}
 		if list := s.keptOnes(t); len(list) != 1 || list[0].Shells != 1 || !list[0].Until.IsZero() {
@@ -290,6 +289,107 @@ func TestShell(t *testing.T) {
 		}
 		if out, _, code := s.ssh("alice", "shell", "1", "cat half.o"); out != "half\n" || code != 0 {
 			t.Errorf("afterwards: %q, status %d", out, code)
+		}
+	})
+}
+
+// TestShellEnds has kept workspaces go: by time, by number, with a daemon that
+// is killed, and by what is done in them.
+func TestShellEnds(t *testing.T) {
+	const quick = "[limits]\nmemory = \"256 MiB\"\nprocesses = 64\ndisk = \"64 MiB\"\n[shell]\nmax = 2\n"
+	s := failing(t, quick)
+	for _, name := range []string{"a", "b", "c"} {
+		s.fail(t, name)
+	}
+	// The oldest made way for the youngest, and an open one does not.
+	if list := s.keptOnes(t); len(list) != 2 || list[0].Package != "b" || list[1].Package != "c" {
+		t.Fatalf("kept are %+v", list)
+	}
+	if _, errOut, code := s.ssh("alice", "shell", "1"); code != control.ExitNotFound ||
+		!strings.Contains(errOut, "workspace of build 1 is not kept: a newer one took its place (shell.max): rebuild 1 makes another") {
+		t.Errorf("the oldest: %s, status %d", errOut, code)
+	}
+	sc := s.onScreen(t, 80, 25, s.sshArgs("alice", "-tt", "127.0.0.1", "shell", "2")...)
+	sc.expect("# ")
+	s.fail(t, "d")
+	if list := s.keptOnes(t); len(list) != 2 || list[0].Package != "b" || list[0].Shells != 1 || list[1].Package != "d" {
+		t.Errorf("kept are %+v", list)
+	}
+
+	t.Run("hostile", func(t *testing.T) {
+		// A storm of forks goes with its caller, and takes nobody along.
+		bomb := s.onScreen(t, 80, 25, s.sshArgs("alice", "-tt", "127.0.0.1", "shell", "4", `trap '' HUP INT TERM; echo bo""om; perl -e 'while (1) { fork }'`)...)
+		bomb.expect("boom")
+		bomb.cmd.Process.Kill()
+		until(t, "the end of the storm", func() bool {
+			for _, k := range s.keptOnes(t) {
+				if k.Build == 4 {
+					return k.Shells == 0
+				}
+			}
+			return true
+		})
+		if out, errOut, code := s.ssh("alice", "shell", "4", "cat half.o"); out != "half\n" || code != 0 {
+			t.Errorf("after the storm: %q, %q, status %d", out, errOut, code)
+		}
+		// What it would reach is as far away as it was from the build.
+		for _, try := range []string{"readlink /proc/1/fd/*", "ls /proc/1/root/", "ls /proc/1/cwd/", "cat /proc/1/mem", "cat /proc/1/environ", "ls /quarry/ctl.sock",
+			"mount -t tmpfs none /mnt", "unshare -U true", "echo >/.quarry/guest", "mknod /tmp/sda b 8 0", "hostname x", "dmesg"} {
+			if out, errOut, code := s.ssh("alice", "shell", "4", try); code == 0 || out != "" {
+				t.Errorf("a shell could %s: %q, %q", try, out, errOut)
+			}
+		}
+		// Nor does it keep the next one out.
+		_, _, _ = s.ssh("alice", "shell", "4", "kill -9 1; kill -STOP 1; kill -34 1; rm -rf /dev/ptmx /quarry/.shell; ln -s /etc /quarry/.shell; mkfifo /dev/ptmx")
+		if got, err := s.screenOf(t, "shell", "4", "tty"); got != "/dev/pts/0" || err != 0 {
+			t.Errorf("the next: %q, status %d", got, err)
+		}
+		if out, errOut, code := s.ssh("alice", "shell", "4", "echo there; rm -rf --no-preserve-root / 2>/dev/null"); out != "there\n" {
+			t.Errorf("it was lost: %q, %q, status %d", out, errOut, code)
+		}
+		if _, errOut, code := s.ssh("alice", "shell", "4", "true"); code != control.ExitError || !strings.Contains(errOut, "there is no such command in the workspace") {
+			t.Errorf("an empty workspace: %s, status %d", errOut, code)
+		}
+		// More disk than the build may have ends the workspace, and nothing else.
+		_, errOut, code := s.ssh("alice", "shell", "2", `i=0; while :; do head -c 8000000 /dev/zero >f$i; i=$((i+1)); done`)
+		if code != control.ExitError || !strings.Contains(errOut, "shell of build 2: the workspace has ended: the farm ended it") {
+			t.Errorf("a full disk: %s, status %d", errOut, code)
+		}
+		sc.expect("the workspace has ended")
+		if code := sc.status(); code != control.ExitError {
+			t.Errorf("status %d", code)
+		}
+		until(t, "the end of workspace 2", func() bool { l := s.keptOnes(t); return len(l) == 1 && l[0].Build == 4 })
+	})
+
+	t.Run("killed daemon", func(t *testing.T) {
+		s.fail(t, "e")
+		sc := s.onScreen(t, 80, 25, s.bin, "-c", s.config, "shell", "5")
+		sc.expect("# ")
+		if err := s.stop(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if code := sc.status(); code != control.ExitUnreachable || !sc.cooked() {
+			t.Errorf("status %d, %s", code, sc.text())
+		}
+		// From here on they are kept for a moment only.
+		s.writeConfig(t, "[pool]\nmax = -1\n"+quick+"keep = \"1ms\"\n")
+		if err := s.start(); err != nil {
+			t.Fatal(err)
+		}
+		if left := s.workspaces(t); left != 0 {
+			t.Errorf("%d workspaces are left by the daemon that was killed", left)
+		}
+		if _, errOut, code := s.ssh("alice", "shell", "5"); code != control.ExitNotFound || !strings.Contains(errOut, "its time is over: rebuild 5 makes another") {
+			t.Errorf("%s, status %d", errOut, code)
+		}
+	})
+
+	t.Run("time", func(t *testing.T) {
+		s.fail(t, "f")
+		until(t, "the end of workspace 6", func() bool { return len(s.keptOnes(t)) == 0 && s.workspaces(t) == 0 })
+		if _, errOut, code := s.ssh("alice", "shell", "6"); code != control.ExitNotFound || !strings.Contains(errOut, "nobody used it for") {
+			t.Errorf("%s, status %d", errOut, code)
 		}
 	})
 }

@@ -74,6 +74,7 @@ func (g *guest) openShell(q *Shell, conn int) (err error) {
 		calm()
 		g.calmed = true
 	}
+	g.clear()
 	if err := unix.SetNonblock(conn, true); err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
@@ -275,6 +276,25 @@ func (g *guest) attend() (heard bool, err error) {
 		g.sweep()
 	}
 	return fds[0].Revents != 0, nil
+}
+
+// clear ends at once what shells have left whose callers are gone, if there are
+// no others: it might take all the processes that the workspace may have.
+func (g *guest) clear() {
+	if !g.anyShell() {
+		return
+	}
+	for _, s := range g.shells {
+		if s != nil && s.conn >= 0 && !s.gone {
+			return
+		}
+	}
+	for _, s := range g.shells {
+		if s != nil && s.conn >= 0 {
+			s.close()
+		}
+	}
+	g.sweep()
 }
 
 // sweep ends everything but the guest.
