@@ -57,12 +57,12 @@ func TestFiltersByKeyboard(t *testing.T) {
 	if got := tab.Text("tbody"); !strings.Contains(got, "yacc not found") {
 		t.Errorf("results of tin: %s", got)
 	}
-	tab.Click(`tbody td a`)
+	tab.Click(`tbody a[href="/packages/tin/2.0/x86_64"]`)
 	tab.Wait(`location.pathname == "/packages/tin/2.0/x86_64"`)
 	if got := tab.Text(".failure"); !strings.Contains(got, "yacc not found") || !strings.Contains(got, "quarry build --arch x86_64 tin") {
 		t.Errorf("record of tin: %s", got)
 	}
-	tab.Click(`h1 a.pkg`)
+	tab.Click(`h1 a[href="/packages/tin"]`)
 	tab.Wait(`location.pathname == "/packages/tin"`)
 	tab.Click(`a[href="/grid"]`)
 	tab.Wait(`location.pathname == "/grid"`)
