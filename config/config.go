@@ -46,6 +46,7 @@ type Config struct {
 	Push     Push                `toml:"push"`
 	Pool     Pool                `toml:"pool"`
 	Monitor  Monitor             `toml:"monitor"`
+	Sign     Sign                `toml:"sign"`
 	Cache    Cache               `toml:"cache"`
 	Shell    Shell               `toml:"shell"`
 	Mail     Mail                `toml:"mail"`

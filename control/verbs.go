@@ -66,6 +66,9 @@ type Farm struct {
 	Bundles *bundle.Pusher
 	// Keys are people's public keys; nil: the farm keeps none.
 	Keys *keys.Store
+	// Signers gives the keys that results are signed with, as allowed signers; nil:
+	// they are not signed.
+	Signers func() ([]byte, error)
 	// Mover promotes and rolls back; nil: nobody does.
 	Mover Mover
 	// Builder is the name of this machine, as in records.
@@ -126,6 +129,7 @@ func Verbs(f *Farm) Table {
 		f.eventsVerb(),
 		f.notifyVerb(),
 		f.buildVerb(),
+		f.whyVerb(),
 		{Name: "rebuild", Args: "[BUILD|NAME-VERSION]", MaxArgs: 1, Need: Push, Short: "Build again what has a record",
 			Long: rebuildHelp, Example: rebuildExample, Flags: rebuildFlags, Run: f.rebuild},
 		{Name: "cancel", Args: "BUILD", MinArgs: 1, MaxArgs: 1, Need: Push, Short: "Call a build off",
@@ -160,7 +164,7 @@ func Verbs(f *Farm) Table {
 	}
 	// Before help and the hidden ones.
 	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })
-	t = slices.Insert(t, at, slices.Concat(f.promoteVerbs(), f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
+	t = slices.Insert(t, at, slices.Concat(Table{f.signersVerb()}, f.promoteVerbs(), f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
 	return t
 }
 
@@ -317,6 +321,7 @@ func (f *Farm) follow(ctx context.Context, c *Call, n int64) error {
 		}
 		if b.State.Ended() {
 			fmt.Fprintln(c.Out, Verdict(b, c.Term.Color))
+			f.explain(ctx, c, b)
 			if hint := f.ShellHint(n); hint != "" {
 				fmt.Fprintln(c.Out, hint)
 			}

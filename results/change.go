@@ -99,9 +99,12 @@ func (r *Repo) carryOut(ctx context.Context, p *proposal, snap *Snapshot, lock *
 	}
 	now := r.opts.Now()
 	var commits objectSet
-	h := commits.add(plumbing.CommitObject, commitObject(root, tip,
-		signature(p.author.Name, p.author.Email, p.author.User, now),
-		signature(r.opts.Name, r.opts.Email, "Quarry", now), p.message(now)))
+	text, err := r.commitObject(root, tip, signature(p.author.Name, p.author.Email, p.author.User, now), p.message(now))
+	if err != nil {
+		drop()
+		return tip, err
+	}
+	h := commits.add(plumbing.CommitObject, text)
 	return r.advance(ctx, snap.channel, lock, tip, h, &commits, drop)
 }
 

@@ -297,8 +297,11 @@ func (r *Repo) commitGroup(ctx context.Context, ref string, root, parent plumbin
 		return h, err
 	}
 	now := r.opts.Now()
-	h = set.add(plumbing.CommitObject, commitObject(tree, parent, signature(by.Name, by.Email, by.User, now),
-		signature(r.opts.Name, r.opts.Email, "Quarry", now), message))
+	text, err := r.commitObject(tree, parent, signature(by.Name, by.Email, by.User, now), message)
+	if err != nil {
+		return h, err
+	}
+	h = set.add(plumbing.CommitObject, text)
 	drop, err := r.store(&set)
 	if err != nil {
 		return h, err

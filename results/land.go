@@ -103,9 +103,11 @@ func (r *Repo) land(ctx context.Context, g *group, list []stagedRecord, lock *re
 	if err != nil {
 		return tip, err
 	}
-	now := r.opts.Now()
-	h := set.add(plumbing.CommitObject, commitObject(tree, tip, signature(g.By.Name, g.By.Email, g.By.User, g.At),
-		signature(r.opts.Name, r.opts.Email, "Quarry", now), groupMessage(g, list)))
+	text, err := r.commitObject(tree, tip, signature(g.By.Name, g.By.Email, g.By.User, g.At), groupMessage(g, list))
+	if err != nil {
+		return tip, err
+	}
+	h := set.add(plumbing.CommitObject, text)
 	return r.advance(ctx, g.Channel, lock, tip, h, &set)
 }
 

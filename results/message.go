@@ -3,6 +3,7 @@ package results
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -187,8 +188,24 @@ func signature(name, email, or string, t time.Time) object.Signature {
 	return object.Signature{Name: name, Email: strings.ReplaceAll(email, " ", ""), When: t.UTC()}
 }
 
-// commitObject encodes a commit.
-func commitObject(tree, parent plumbing.Hash, author, committer object.Signature, message string) []byte {
+// commitObject encodes a commit of the farm's, made now, and signs it if it can.
+func (r *Repo) commitObject(tree, parent plumbing.Hash, author object.Signature, message string) ([]byte, error) {
+	committer := signature(r.opts.Name, r.opts.Email, "Quarry", r.opts.Now())
+	head, body := commitText(tree, parent, author, committer, message)
+	if r.opts.Sign == nil {
+		return append(head, body...), nil
+	}
+	sig, err := r.opts.Sign(slices.Concat(head, body))
+	if err != nil {
+		return nil, fmt.Errorf("the commit cannot be signed: %w", err)
+	}
+	// As gitformat-signature(5) has it: lines but the first begin with a blank.
+	lines := strings.ReplaceAll(strings.TrimRight(string(sig), "\n"), "\n", "\n ")
+	return slices.Concat(head, []byte("gpgsig "+lines+"\n"), body), nil
+}
+
+// commitText is a commit in the two parts between which a signature stands.
+func commitText(tree, parent plumbing.Hash, author, committer object.Signature, message string) (head, body []byte) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "tree %s\n", tree)
 	if !parent.IsZero() {
@@ -200,8 +217,7 @@ func commitObject(tree, parent plumbing.Hash, author, committer object.Signature
 	}{{"author", author}, {"committer", committer}} {
 		fmt.Fprintf(&b, "%s %s <%s> %d +0000\n", who.role, who.Name, who.Email, who.When.Unix())
 	}
-	b.WriteString("\n" + message)
-	return b.Bytes()
+	return b.Bytes(), []byte("\n" + message)
 }
 
 // commit is what is needed of a commit.

@@ -27,6 +27,10 @@ type Options struct {
 	// SBU is how many seconds the farm's standard package takes to build, tests
 	// left out; 0 records no SBU.
 	SBU float64
+	// Sign signs a commit, given whole, as git has it in its header gpgsig: the text
+	// between the lines that begin and end a signature, these included. nil: commits
+	// are not signed.
+	Sign func(commit []byte) ([]byte, error)
 	// Log says where the full log of a build is found, for the trailer Log. The
 	// default is the command that shows it.
 	Log func(quarry.Build) string

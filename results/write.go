@@ -166,10 +166,11 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []b
 	if authored.IsZero() {
 		authored = now
 	}
-	h := set.add(plumbing.CommitObject, commitObject(tree, tip,
-		signature(author.Name, author.Email, author.User, authored),
-		signature(r.opts.Name, r.opts.Email, "Quarry", now),
-		r.message(rec, b)))
+	text, err := r.commitObject(tree, tip, signature(author.Name, author.Email, author.User, authored), r.message(rec, b))
+	if err != nil {
+		return tip, err
+	}
+	h := set.add(plumbing.CommitObject, text)
 	return r.advance(ctx, rec.Channel, lock, tip, h, &set)
 }
 

@@ -385,7 +385,7 @@ func TestHostKey(t *testing.T) {
 	if pub, err := os.ReadFile(path + ".pub"); err != nil || !bytes.Equal(pub, gossh.MarshalAuthorizedKey(a.PublicKey())) {
 		t.Errorf("public half %q, %v", pub, err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".hostkey-*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".key-*")); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	for what, change := range map[string]func() error{

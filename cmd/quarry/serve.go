@@ -85,7 +85,11 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	used := usage.Open(afero.NewBasePathFs(afero.NewOsFs(), c.LogDir()))
-	res, err := results.Open(c.Results(), results.Options{SBU: time.Duration(c.Build.Standard).Seconds(), Head: c.DefaultChannel, Logger: log})
+	sign, err := openSigner(c, log)
+	if err != nil {
+		return err
+	}
+	res, err := results.Open(c.Results(), results.Options{Sign: sign, SBU: time.Duration(c.Build.Standard).Seconds(), Head: c.DefaultChannel, Logger: log})
 	if err != nil {
 		return err
 	}
@@ -139,6 +143,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	st.makeUp(ctx, q)
 	farm := &control.Farm{Queue: q, Logs: logs, Events: happened, Usage: used, Shells: open, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
 		Default: c.DefaultChannel, Workers: c.Ways(), Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}}
+	farm.Why = why{st}
 	teller, err := newNotify(c, farm, happened, res, people, log)
 	if err != nil {
 		return err
@@ -147,6 +152,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		farm.Notify = teller
 	}
 	farm.Mover = mover{st, q}
+	farm.Signers = func() ([]byte, error) { return signers(c) }
 	verbs := control.Verbs(farm)
 	door, err := newDoor(c, people, packages, verbs, log)
 	if err != nil {
