@@ -270,15 +270,12 @@ func TestREST(t *testing.T) {
 
 	// What the hooks refuse, they refuse here in the same words.
 	bad := testpkg.Copy(t, "hello")
-	if err := os.WriteFile(filepath.Join(bad, "patches-of-mine"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
 	recipe := filepath.Join(bad, "package.json")
 	text, err := os.ReadFile(recipe)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = bytes.Replace(text, []byte(`"compilation": {`), []byte(`"compilation": {"patches": ["gone.patch"],`), 1)
+	text = bytes.Replace(text, []byte(`"patches": []`), []byte(`"patches": ["gone.patch"]`), 1)
 	if err := os.WriteFile(recipe, text, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -285,10 +285,10 @@ func (ts *tasks) keep(ended Task) {
 }
 
 // own takes a task for its maker, or an admin, to change it. done gives it back.
-func (ts *tasks) own(who quarry.Identity, id string) (t *task, done func(), err error) {
+func (ts *tasks) own(who quarry.Identity, id string) (work *task, done func(), err error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	t = ts.by[id]
+	t := ts.by[id]
 	switch {
 	case t == nil:
 		return nil, nil, notFound("there is no task %.40q: GET /task lists those there are", id)
@@ -298,7 +298,7 @@ func (ts *tasks) own(who quarry.Identity, id string) (t *task, done func(), err 
 		return nil, nil, conflict("task %s is being changed by another request: wait for that", id)
 	}
 	t.busy = true
-	work := &task{Task: t.Task, bytes: t.bytes}
+	work = &task{Task: t.Task, bytes: t.bytes}
 	return work, func() {
 		ts.mu.Lock()
 		defer ts.mu.Unlock()

@@ -115,6 +115,9 @@ func (a *API) verbRoutes() (list []route) {
 		types := map[string]any{"text/plain": text}
 		if !v.Text {
 			types["application/json"] = anyJSON
+			if v.Plain == nil && v.NewFlags().Lookup("follow") != nil {
+				types["application/jsonl"] = anyJSON
+			}
 		}
 		base := route{path: verbPath(v), tag: "verbs", short: v.Short, long: v.Long, params: params,
 			answers: []answer{{200, "what the verb prints", types, []string{"Quarry-Exit"}}},
@@ -172,7 +175,7 @@ func (a *API) call(w http.ResponseWriter, r *http.Request, v *control.Verb) erro
 	switch {
 	case asText:
 		out.kind = "text/plain; charset=utf-8"
-	case live:
+	case follow:
 		out.kind = "application/jsonl"
 	}
 	ctx := r.Context()
