@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Morphux/quarry/events"
 	"github.com/Morphux/quarry/internal/durable"
 )
 
@@ -357,6 +358,8 @@ func (b *box) refused(l Letter, err error, final bool) {
 	if final || now.Sub(l.Made) > b.opts.GiveUp {
 		l.GivenUp = now.UTC().Truncate(time.Second)
 		b.opts.Log.Error("a letter is given up: quarry notify shows it", "to", l.User, "subject", l.Subject, "err", err)
+		b.opts.Events.Append(events.Event{Kind: events.Trouble, Reason: "a letter to " + l.User + " was given up: " + l.Error,
+			Text: shorten("a letter to "+l.User+" was given up: "+l.Error, 390)})
 	} else {
 		l.Next = now.Add(b.opts.Backoff(l.Tries)).UTC()
 		b.opts.Log.Warn("a letter was not taken, which is tried again", "to", l.User, "subject", l.Subject, "err", err)
@@ -369,9 +372,12 @@ func (b *box) refused(l Letter, err error, final bool) {
 
 // reason is an error in one line of bounded length.
 func reason(err error) string {
-	s := oneLine(err.Error())
-	if len(s) > 500 {
-		s = strings.ToValidUTF8(s[:500], "") + "..."
+	return shorten(oneLine(err.Error()), 500)
+}
+
+func shorten(s string, most int) string {
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "..."
 	}
 	return s
 }

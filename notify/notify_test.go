@@ -238,10 +238,10 @@ func TestLetters(t *testing.T) {
 	f.caughtUp()
 
 	f.end("bob zlib 1.6 x86_64")
-	all := server.Wait(t, 4)
+	server.Wait(t, 4)
 	f.end("bob zlib 1.7 x86_64")
 	f.caughtUp()
-	all = server.Letters(t)
+	all := server.Letters(t)
 	wantLetters(t, all,
 		"alice@example.org: [quarry] zlib 1.3 fails on aarch64 and x86_64: missing header zconf.h",
 		"bob@example.org: [quarry] zlib 1.5 fails on x86_64: missing header zconf.h",

@@ -143,8 +143,11 @@ var position = regexp.MustCompile(`^(\S+:\d+(:\d+)?: *|error: *|fatal error: *|\
 var missing = regexp.MustCompile(`([^\s:]+): No such file or directory`)
 
 // brief says what went wrong in a few words.
-func brief(f quarry.Failure) string {
-	what := safe(f.Error)
+func brief(r *Report) string {
+	f, what := r.Failure, safe(r.Failure.Error)
+	if i := slices.IndexFunc(r.Log, func(line string) bool { return strings.Contains(line, "error: ") }); what == "" && i >= 0 {
+		what = safe(r.Log[i]) // nobody has explained it
+	}
 	if m := missing.FindStringSubmatch(what); m != nil && f.Class == "missing-header" {
 		return "missing header " + m[1]
 	}
@@ -229,7 +232,7 @@ func (p *page) explainAll(w *writer, list []item) {
 	var groups [][]Build
 	for _, it := range list {
 		i := slices.IndexFunc(groups, func(g []Build) bool {
-			return g[0].Package == it.Build.Package && g[0].Version == it.Build.Version && brief(w.report(g[0]).Failure) == brief(w.report(it.Build).Failure)
+			return g[0].Package == it.Build.Package && g[0].Version == it.Build.Version && brief(w.report(g[0])) == brief(w.report(it.Build))
 		})
 		if i < 0 {
 			groups = append(groups, nil)
@@ -259,7 +262,7 @@ func bounded(list []string) []string {
 
 // line is a failure in a line.
 func (w *writer) line(b Build) string {
-	return fmt.Sprintf("build %d: %s %s %s: %s", b.Number, b.Package, b.Version, b.Arch, brief(w.report(b).Failure))
+	return fmt.Sprintf("build %d: %s %s %s: %s", b.Number, b.Package, b.Version, b.Arch, brief(w.report(b)))
 }
 
 // owned is each failure in a line, with who packages it.
@@ -311,7 +314,7 @@ func (w *writer) fails(user string, list []item) *Letter {
 	subject := fmt.Sprintf("%d releases fail%s: %s", len(packages(list)), after, names(packages(list), 3))
 	if archs, ok := same(list); ok {
 		b := list[0].Build
-		subject = fmt.Sprintf("%s %s fails on %s%s: %s", b.Package, b.Version, joined(archs), after, brief(w.report(b).Failure))
+		subject = fmt.Sprintf("%s %s fails on %s%s: %s", b.Package, b.Version, joined(archs), after, brief(w.report(b)))
 	}
 	l := w.letter(kind, user, subject, list[0].Build)
 	if archs, ok := same(list); ok {
@@ -358,7 +361,11 @@ func (w *writer) culprit(user string, list []item) *Letter {
 	p.say("%s %s, which you have released to %s (build %d), offers something else to build against than before. What is built with it was built again, and of that %s any more:",
 		o.Package, o.Version, o.Channel, o.Number, map[bool]string{true: "one release does not build", false: fmt.Sprintf("%d releases do not build", len(pkgs))}[len(pkgs) == 1])
 	p.list(w.owned(list))
-	p.say("Whoever packages these has been told as well. Either what you have changed can be taken back, or they have to follow.")
+	whose := "Its packager has"
+	if len(pkgs) > 1 {
+		whose = "Their packagers have"
+	}
+	p.say("%s been told as well. Either what you have changed can be taken back, or they have to follow.", whose)
 	p.explainAll(w, list[:min(len(list), 2)])
 	l.Body = p.end(user, "once, as the change was yours.")
 	return l
