@@ -266,6 +266,9 @@ func (t Table) run(ctx context.Context, who quarry.Identity, argv []string, in i
 		if errors.Is(err, pflag.ErrHelp) {
 			return t.help(out, v)
 		}
+		if v.Text && slices.Contains(words, "--json") {
+			return usage("%s: there is no JSON form: its answer is text", v.Name)
+		}
 		return usage("%s: %w: see help %s", v.Name, err, v.Name)
 	}
 	args := fs.Args()
