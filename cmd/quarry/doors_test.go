@@ -67,7 +67,9 @@ var doors = []struct {
 		}
 		return answer{exit, out.String(), errOut.String()}
 	}},
-	{"REST", func(t testing.TB, s *server, token, in string, argv []string) answer { return s.callREST(t, token, in, argv) }},
+	{"REST", func(t testing.TB, s *server, token, in string, argv []string) answer {
+		return s.callREST(t, token, in, argv)
+	}},
 	{"command line", func(t testing.TB, s *server, _, in string, argv []string) answer {
 		return s.answer(t, in, s.bin, append([]string{"-c", s.config}, argv...)...)
 	}},
