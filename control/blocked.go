@@ -166,7 +166,7 @@ func (b *blockedJSON) show(c *Call, all int) error {
 	fmt.Fprintln(c.Out, human.Paint(fmt.Sprintf("nothing can build %d", b.Blocked), human.Red, c.Term.Color))
 	if len(b.Blockers) > 0 {
 		fmt.Fprintln(c.Out, "\nWhat blocks most")
-		t := human.Table{Head: []string{"BLOCKS", "WHAT", "ARCHS", "WHY"}, Right: []int{0}, Color: c.Term.Color}
+		t := human.Table{Head: []string{"BLOCKS", "WHAT", "ARCHS", "WHY"}, Right: []int{0}, Color: c.Term.Color, Width: c.Term.Width}
 		for _, x := range b.Blockers {
 			t.Row(x.Blocks, x.Name, archList(x.Archs), fit(c, x.Why, 60))
 		}
@@ -184,7 +184,7 @@ func (b *blockedJSON) show(c *Call, all int) error {
 	} else {
 		fmt.Fprintln(c.Out)
 	}
-	t := human.Table{Head: []string{"PACKAGE", "VERSION", "ARCH", "WHY"}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"PACKAGE", "VERSION", "ARCH", "WHY"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, x := range b.Builds {
 		t.Row(x.Package, x.Version, x.Arch, fit(c, x.Why, 45))
 	}

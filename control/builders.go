@@ -102,7 +102,7 @@ func (f *Farm) showBuilders(c *Call) error {
 		if len(b.Builds) == 0 {
 			continue
 		}
-		t := human.Table{Head: []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STEP", "SINCE"}, Color: c.Term.Color}
+		t := human.Table{Head: []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STEP", "SINCE"}, Color: c.Term.Color, Width: c.Term.Width}
 		for _, q := range b.Builds {
 			t.Row(q.Build, q.Package, q.Version, q.Arch, q.Channel, q.Step, human.Ago(q.Started, now))
 		}

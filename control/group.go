@@ -73,7 +73,7 @@ func (f *Farm) groupList(ctx context.Context, c *Call) error {
 		_, err := fmt.Fprintln(c.Out, "there are no groups: git push -o group=NAME makes one")
 		return err
 	}
-	t := human.Table{Head: []string{"GROUP", "CHANNEL", "STATE", "MEMBERS", "BY", "WHY"}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"GROUP", "CHANNEL", "STATE", "MEMBERS", "BY", "WHY"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, g := range list {
 		branches := map[string]bool{}
 		for _, m := range g.Members {
@@ -141,7 +141,7 @@ func (f *Farm) showGroup(c *Call, g queue.Group) error {
 	if len(g.Members) == 0 {
 		return nil
 	}
-	t := human.Table{Head: []string{"PACKAGE", "VERSION", "ARCH", "STATE", "BUILD", "WHY"}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"PACKAGE", "VERSION", "ARCH", "STATE", "BUILD", "WHY"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, m := range g.Members {
 		build := "-"
 		if m.Build > 0 {

@@ -74,7 +74,7 @@ func (f *Farm) imagesList(ctx context.Context, c *Call) error {
 		return c.emit(all)
 	}
 	now := time.Now()
-	t := human.Table{Head: []string{"BASE", "RUNS", "SIZE", "MADE", "DIGEST", "SOURCE"}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"BASE", "RUNS", "SIZE", "MADE", "DIGEST", "SOURCE"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, b := range all.Bases {
 		t.Row(b.Ref, b.Runs, human.Size(b.Size), human.Ago(b.Created, now), short(b.Digest), b.Source)
 	}
@@ -87,12 +87,9 @@ func (f *Farm) imagesList(ctx context.Context, c *Call) error {
 		return nil
 	}
 	fmt.Fprintln(c.Out)
-	t = human.Table{Head: []string{"ENVIRONMENT", "RUNS", "BASE", "INSTANCE", "UPDATED", "READY", "BUSY", "NOTE"}, Color: c.Term.Color}
+	t = human.Table{Head: []string{"ENVIRONMENT", "RUNS", "BASE", "INSTANCE", "UPDATED", "READY", "BUSY", "NOTE"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, e := range all.Environments {
 		note, colour := noteOf(e)
-		if w := c.Term.Width; w > 0 {
-			note = shorten(note, max(20, w-90))
-		}
 		t.Row(e.Name, e.Runs, baseName(e), instanceName(e), updated(e, now), fmt.Sprintf("%d/%d", e.Warm, e.Target), e.Busy, human.Cell(note, colour))
 	}
 	_, err = t.WriteTo(c.Out)

@@ -85,7 +85,7 @@ func (f *Farm) keysList(_ context.Context, c *Call) error {
 		_, err := fmt.Fprintln(c.Out, "nobody: keys add lets somebody in")
 		return err
 	}
-	t := human.Table{Head: []string{"USER", "MAY", "KEY", "COMMENT"}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"USER", "MAY", "KEY", "COMMENT"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, p := range list {
 		may := string(p.Role)
 		switch {

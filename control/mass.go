@@ -127,7 +127,7 @@ func (f *Farm) massList(ctx context.Context, c *Call) error {
 		fmt.Fprintln(c.Out, "there has been no mass rebuild")
 		return nil
 	}
-	t := human.Table{Head: []string{"ID", "OF", "DONE", "FAILED", "LEFT", "STATE", "BY", "REASON"}, Right: []int{2, 3, 4}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"ID", "OF", "DONE", "FAILED", "LEFT", "STATE", "BY", "REASON"}, Right: []int{2, 3, 4}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, m := range list {
 		t.Row(m.ID, of(m.Campaign), fmt.Sprintf("%d/%d", m.Report.Succeeded+m.Report.Failed, m.Report.Total), m.Report.Failed, m.Report.Left(),
 			massState(m), m.By, m.Reason)

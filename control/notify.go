@@ -115,7 +115,7 @@ func (f *Farm) notifyStatus(c *Call) error {
 	case len(s.Letters) == 0:
 		fmt.Fprintln(c.Out, "all letters have been sent")
 	default:
-		table := human.Table{Head: []string{"to", "written", "tries", "next", "subject", "last error"}, Right: []int{2}, Color: c.Term.Color}
+		table := human.Table{Head: []string{"to", "written", "tries", "next", "subject", "last error"}, Right: []int{2}, Color: c.Term.Color, Width: c.Term.Width}
 		for _, l := range s.Letters {
 			next := when(l.Next)
 			if !l.GivenUp.IsZero() {
@@ -131,7 +131,7 @@ func (f *Farm) notifyStatus(c *Call) error {
 		return nil
 	}
 	fmt.Fprintln(c.Out)
-	table := human.Table{Head: []string{"webhook", "behind", "tries", "next", "given up", "last error"}, Right: []int{1, 2, 4}, Color: c.Term.Color}
+	table := human.Table{Head: []string{"webhook", "behind", "tries", "next", "given up", "last error"}, Right: []int{1, 2, 4}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, h := range s.Hooks {
 		next := "-"
 		if h.Next != nil {

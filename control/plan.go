@@ -264,7 +264,7 @@ func (p *Plan) show(c *Call, jobs int) error {
 		fmt.Fprintf(c.Out, "%s\n", human.Safe(why, false))
 	}
 	fmt.Fprintln(c.Out)
-	t := human.Table{Head: []string{"BEGINS", "BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STATE", "TAKES", "CHAIN"}, Right: []int{1}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"BEGINS", "BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STATE", "TAKES", "CHAIN"}, Right: []int{1}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, b := range p.Builds {
 		begins := "in " + duration(b.Starts)
 		switch {
@@ -418,7 +418,7 @@ func (s *simulationJSON) show(c *Call) error {
 	for _, o := range s.Orders {
 		slowest = max(slowest, o.Makespan)
 	}
-	t := human.Table{Head: []string{"ORDER", "TAKES", "TO BOUND", ""}, Right: []int{2}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"ORDER", "TAKES", "TO BOUND", ""}, Right: []int{2}, Color: c.Term.Color, Width: c.Term.Width}
 	row := func(name string, takes, ratio float64, colour human.Colour) {
 		over := "-"
 		if ratio > 0 {

@@ -182,7 +182,7 @@ func (f *Farm) changed(c *Call, dry bool, what string, make func() (*results.Pro
 		_, err := fmt.Fprintf(c.Out, "%s has it all already\n", done.Channel)
 		return err
 	}
-	t := human.Table{Head: []string{"PACKAGE", "VERSION", "ARCH", "BUILD", "WAS", "BY"}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"PACKAGE", "VERSION", "ARCH", "BUILD", "WAS", "BY"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, m := range done.Moves {
 		was := m.Newest
 		if was == "" {

@@ -212,17 +212,13 @@ func (f *Farm) shells(c *Call) error {
 		return err
 	}
 	now := time.Now()
-	t := human.Table{Head: []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "KEPT", "SHELLS", "WHY"}, Right: []int{0, 6}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "KEPT", "SHELLS", "WHY"}, Right: []int{0, 6}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, k := range kept {
 		left := "while open"
 		if !k.Until.IsZero() {
 			left = human.Duration(max(0, k.Until.Sub(now)).Round(time.Second))
 		}
-		why := k.Message
-		if w := c.Term.Width; w > 0 {
-			why = shorten(why, max(20, w-80))
-		}
-		t.Row(k.Build, k.Package, k.Version, k.Arch, k.Channel, left, k.Shells, human.Safe(why, false))
+		t.Row(k.Build, k.Package, k.Version, k.Arch, k.Channel, left, k.Shells, k.Message)
 	}
 	_, err := t.WriteTo(c.Out)
 	return err

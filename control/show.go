@@ -120,8 +120,8 @@ func (f *Farm) status(ctx context.Context, c *Call) error {
 			}
 			if c.JSON() {
 				err = c.emit(b)
-			} else {
-				err = f.one(c, b)
+			} else if err = f.one(c, b); err == nil {
+				f.explain(ctx, c, b)
 			}
 			if err != nil {
 				return err
@@ -187,7 +187,7 @@ func nonNil(b []quarry.Build) []quarry.Build {
 }
 
 func table(c *Call, builds []quarry.Build, now time.Time) error {
-	t := human.Table{Head: []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STATE", "TOOK", "WHEN", "WHY"}, Color: c.Term.Color}
+	t := human.Table{Head: []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STATE", "TOOK", "WHEN", "WHY"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, b := range builds {
 		took, when := "-", human.Ago(b.Created, now)
 		end := now
@@ -204,9 +204,6 @@ func table(c *Call, builds []quarry.Build, now time.Time) error {
 			why = b.Step
 		case why == "":
 			why = b.Why // of a success: what it was built again for
-		}
-		if w := c.Term.Width; w > 0 {
-			why = shorten(why, max(20, w-80))
 		}
 		t.Row(b.Number, b.Package, b.Version, b.Arch, b.Channel, human.Cell(string(b.State), colours[b.State]), took, when, why)
 	}

@@ -152,7 +152,7 @@ func (f *Farm) tokenList(_ context.Context, c *Call) error {
 		return err
 	}
 	now := time.Now()
-	table := human.Table{Head: []string{"ID", "USER", "MAY", "MADE", "USED", "EXPIRES", "NAME"}, Color: c.Term.Color}
+	table := human.Table{Head: []string{"ID", "USER", "MAY", "MADE", "USED", "EXPIRES", "NAME"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, t := range list {
 		expires := any("never")
 		switch {

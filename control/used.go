@@ -167,7 +167,7 @@ func spans(a *use.Attempt, most int) []span {
 // writeSeries writes one attempt as a table.
 func writeSeries(c *Call, a *use.Attempt, lines int) error {
 	t := human.Table{Head: []string{"TIME", "STEP", "CPU", "MEMORY", "ANON", "READ/S", "WRITE/S", "PROCS", "DISK"},
-		Right: []int{0, 2, 3, 4, 5, 6, 7, 8}, Color: c.Term.Color}
+		Right: []int{0, 2, 3, 4, 5, 6, 7, 8}, Color: c.Term.Color, Width: c.Term.Width}
 	if c.Term.TTY {
 		fine := spans(a, sparkWide)
 		cells := []any{"", ""}

@@ -561,7 +561,7 @@ func (f *Farm) whoami(_ context.Context, c *Call) error {
 		fmt.Fprintf(c.Out, "may push %s\n", strings.Join(w.Packages, ", "))
 	}
 	if len(w.Only) > 0 {
-		fmt.Fprintf(c.Out, "of these %s, as the token says\n", strings.Join(w.Only, ", "))
+		fmt.Fprintf(c.Out, "of these, the token lets push %s\n", strings.Join(w.Only, ", "))
 	}
 	switch {
 	case len(f.Channels) == 0:

@@ -134,6 +134,9 @@ type Table struct {
 	Head  []string
 	Right []int // columns, from 0, whose cells stand at their right edge: numbers
 	Color bool
+	// Width is of the terminal: with a head, the last column is cut where lines
+	// would be longer, but not below 20. 0: nothing is cut.
+	Width int
 	rows  [][]cell
 }
 
@@ -179,8 +182,22 @@ func (t *Table) WriteTo(w io.Writer) (int64, error) {
 			measure(i, c.text)
 		}
 	}
+	last, room := len(t.Head)-1, 0
+	if t.Width > 0 && last >= 0 {
+		room = t.Width
+		for _, w := range widths[:last] {
+			room -= w + 2
+		}
+		room = max(room, 20)
+	}
 	var b strings.Builder
 	line := func(row []cell) {
+		if room > 0 && len(row) > last {
+			if r := []rune(row[last].text); len(r) > room {
+				row = append([]cell{}, row...)
+				row[last].text = string(r[:room-1]) + "…"
+			}
+		}
 		for len(row) > 0 && strings.TrimSpace(row[len(row)-1].text) == "" {
 			row = row[:len(row)-1]
 		}

@@ -78,3 +78,25 @@ func TestAgo(t *testing.T) {
 		}
 	}
 }
+
+// TestTableWidth cuts what is said last where a terminal has no room for it.
+func TestTableWidth(t *testing.T) {
+	show := func(width int) string {
+		table := Table{Head: []string{"BUILD", "WHY"}, Width: width, Color: true}
+		table.Row(1, Cell("it did not compile: ünder no circumstances", Red))
+		table.Row(22, "short")
+		var b strings.Builder
+		table.WriteTo(&b)
+		return strings.NewReplacer("\x1b[2m", "", "\x1b[31m", "", "\x1b[0m", "").Replace(b.String())
+	}
+	for width, want := range map[int]string{
+		0:   "1      it did not compile: ünder no circumstances\n",
+		200: "1      it did not compile: ünder no circumstances\n",
+		40:  "1      it did not compile: ünder no cir…\n",
+		10:  "1      it did not compile:…\n",
+	} {
+		if got := show(width); got != "BUILD  WHY\n"+want+"22     short\n" {
+			t.Errorf("%d columns: %q", width, got)
+		}
+	}
+}
