@@ -112,7 +112,9 @@ func (n *Notifier) compose(ctx context.Context, b *batch, now time.Time) ([]writ
 		}
 	}
 	if b.Cause.Kind == ByChange && b.Cause.Build > 0 && n.opts.Origin != nil && len(broken) > 0 {
-		if o, ok := n.opts.Origin(ctx, b.Cause.Channel, b.Cause.Build); ok {
+		o, ok := n.opts.Origin(ctx, b.Cause.Channel, b.Cause.Build)
+		// What was built before all that it needs was there is built again by itself.
+		if ok && slices.ContainsFunc(broken, func(i item) bool { return i.Build.Package != o.Package }) {
 			w.origin = &o
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -144,15 +145,7 @@ func (k *hook) run(ctx context.Context) {
 		}
 		k.change(func(s *hookState) { s.Begun, s.Cursor = true, k.opts.Events.Last() })
 	}
-	arrived := make(chan struct{}, 1)
-	go func() {
-		for range k.opts.Events.Follow(ctx, k.opts.Events.Last()) {
-			select {
-			case arrived <- struct{}{}:
-			default:
-			}
-		}
-	}()
+	arrived := follow(ctx, k.opts.Events, k.log)
 	for ctx.Err() == nil {
 		list, err := k.opts.Events.Read(k.state.Cursor, 100)
 		if err != nil {
@@ -169,9 +162,6 @@ func (k *hook) run(ctx context.Context) {
 				break
 			}
 			passed = e.N
-			k.change(func(s *hookState) {
-				*s = hookState{Begun: true, Cursor: e.N, GivenUp: s.GivenUp, LastGivenUp: s.LastGivenUp}
-			})
 		}
 		k.pass(passed, ctx.Err() != nil)
 		news, timer := arrived, (<-chan time.Time)(nil)
@@ -339,6 +329,10 @@ func (k *hook) post(ctx context.Context, e *events.Event) (status int, err error
 	req.Header.Set("webhook-signature", Sign(secret, id, now, body))
 	answer, err := k.client.Do(req)
 	if err != nil {
+		// The address is often a secret, and everybody may read the status.
+		if wrapped := new(url.Error); errors.As(err, &wrapped) {
+			err = wrapped.Err
+		}
 		return 0, err
 	}
 	defer answer.Body.Close()

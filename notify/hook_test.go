@@ -284,6 +284,9 @@ func TestHookOld(t *testing.T) {
 	f.hooked()
 	f.pushes("one")
 	f.until("it is given up", func() bool { return f.notifier.Status().Hooks[0].GivenUp == 1 })
+	if s := f.notifier.Status().Hooks[0]; strings.Contains(s.Error, "/quarry") || !strings.Contains(s.Error, "connection refused") {
+		t.Errorf("its error is %q", s.Error)
+	}
 	l.start()
 }
 

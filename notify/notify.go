@@ -191,19 +191,7 @@ func (n *Notifier) decide(ctx context.Context) {
 		n.state.Begun, n.state.Cursor = true, n.opts.Events.Last()
 		n.state.dirty = true
 	}
-	arrived := make(chan struct{}, 1)
-	go func() {
-		for _, err := range n.opts.Events.Follow(ctx, n.opts.Events.Last()) {
-			if err != nil {
-				n.log.Warn("events cannot be followed, and are looked for now and then", "err", err)
-				return
-			}
-			select {
-			case arrived <- struct{}{}:
-			default:
-			}
-		}
-	}()
+	arrived := follow(ctx, n.opts.Events, n.log)
 	defer func() {
 		if err := n.state.save(n.opts.Dir); err != nil {
 			n.log.Warn("what has been told cannot be noted, and is found again", "err", err)
@@ -240,6 +228,39 @@ func (n *Notifier) decide(ctx context.Context) {
 		case <-timer:
 		}
 	}
+}
+
+// follow says when there are events that were not there when it was called.
+func follow(ctx context.Context, happened *events.Log, log *slog.Logger) <-chan struct{} {
+	arrived := make(chan struct{}, 1)
+	since := happened.Last()
+	nudge := func() {
+		select {
+		case arrived <- struct{}{}:
+		default:
+		}
+	}
+	go func() {
+		for again := true; again && ctx.Err() == nil; {
+			again = false
+			for e, err := range happened.Follow(ctx, since) {
+				if err == nil {
+					since = e.N
+					nudge()
+					continue
+				}
+				again = true
+				log.Warn("events cannot be followed, which is tried again", "err", err)
+				select {
+				case <-ctx.Done():
+				case <-time.After(5 * time.Second):
+				}
+				since = happened.Last()
+				nudge()
+			}
+		}
+	}()
+	return arrived
 }
 
 const (

@@ -306,6 +306,22 @@ func TestBreaks(t *testing.T) {
 		"bob@example.org: [quarry] 2 releases build again: one 1.0 and two 1.0")
 }
 
+// TestBreaksItself: what is built again for its own sake has no culprit.
+func TestBreaksItself(t *testing.T) {
+	server := testmail.New(t)
+	server.Start(t)
+	f := newFarm(t)
+	f.mail(server)
+	f.opts.Origin = func(_ context.Context, channel string, n int64) (quarry.Build, bool) {
+		return quarry.Build{Number: n, Release: quarry.Release{Package: "gcc", Version: "15", Channel: channel, Packager: quarry.Packager{User: "alice"}}}, true
+	}
+	f.end("alice gcc 15 x86_64")
+	f.start()
+	f.end("alice gcc 15 x86_64", broken, rebuild("abi-1-ff"))
+	f.caughtUp()
+	wantLetters(t, server.Wait(t, 1), "alice@example.org: [quarry] gcc 15 fails on x86_64 since a dependency has changed: missing header zconf.h")
+}
+
 // TestCrowd: what concerns too many people goes to who caused it and to the admins.
 func TestCrowd(t *testing.T) {
 	server := testmail.New(t)

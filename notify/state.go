@@ -114,6 +114,9 @@ func (s *state) take(b Build, d Decision, n int64) {
 	to := s.batch(d.Cause, n)
 	to.Last = time.Now().UTC()
 	s.dirty = true
+	if d.Kind == Mass {
+		return // its report names what has failed
+	}
 	new := item{Kind: d.Kind, Build: b, Users: d.Users}
 	for i := range to.Items {
 		// The same event again, or a later build of the same place.
