@@ -66,6 +66,9 @@ func TestLookup(t *testing.T) {
 	}
 	// Nothing in the folder lets anybody in, and nobody else reads it.
 	err = filepath.WalkDir(s.Dir(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
 		info, err := d.Info()
 		if err != nil || info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s has mode %v (%v)", path, info.Mode(), err)

@@ -221,7 +221,7 @@ func TestScripts(t *testing.T) {
 			tb := e.T().(testing.TB)
 			s := newServer(tb, e.WorkDir)
 			e.Vars = append(e.Vars, s.env...)
-			e.Vars = append(e.Vars, "CONFIG="+s.config, "URL="+fmt.Sprintf("ssh://127.0.0.1:%d", s.port),
+			e.Vars = append(e.Vars, "CONFIG="+s.config, "URL="+fmt.Sprintf("ssh://127.0.0.1:%d", s.port), "TEXT="+fmt.Sprint(s.text),
 				"STATE="+s.state(), "ARCH="+config.HostArch(), "ROOT="+testpkg.Root(tb), "BASE="+testbase.Tarball(tb))
 			e.Values["server"] = s
 			e.Defer(func() {
