@@ -1,6 +1,9 @@
 package quarry
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Outcome is everything a finished attempt has to say. A failed build is an
 // Outcome too (Status Failed with a Failure): only the farm's own troubles are
@@ -134,6 +137,23 @@ type Failure struct {
 	Line    int64    `json:"line,omitempty"`    // its line in the build's log, from 1; 0 when there is none
 	Excerpt []string `json:"excerpt,omitempty"` // the lines around it, 20 at most
 	Hint    string   `json:"hint,omitempty"`    // what to do, one sentence
+}
+
+// Reason is a failure in one line: where it failed, of what, and the first line of
+// the log that says so.
+func (f *Failure) Reason() string {
+	s := f.Message
+	if f.Step != "" && !strings.HasPrefix(s, f.Step+" ") { // "make ended with status 2"
+		s = f.Step + ": " + s
+	}
+	switch f.Cause {
+	case CauseTime, CauseSilence, CauseLog: // of these the log has no error, only a last line
+		return s
+	}
+	if f.Error != "" && !strings.Contains(s, f.Error) {
+		s += ": " + f.Error
+	}
+	return s
 }
 
 // HostInfo says where and in what the build ran.

@@ -258,6 +258,8 @@ func (p *Pipeline) host(ws *images.Workspace) quarry.HostInfo {
 	return quarry.HostInfo{
 		Builder: p.Settings.Name, Base: ws.Base.Digest, Instance: ws.Instance.Digest, Emulation: ws.Emulation, Kernel: kernel(),
 		Runtime: ws.Runtime, CPUs: runtime.NumCPU(), Quarry: p.Settings.Version,
+		Memory: max(0, ws.Limits.Memory), Disk: max(0, ws.Limits.Disk), Processes: max(0, ws.Limits.Pids),
+		Step: int64(p.Settings.Step.Seconds()), Silence: int64(p.Settings.Silence.Seconds()),
 	}
 }
 

@@ -511,15 +511,10 @@ func (o *owner) recorded(number int64, out *quarry.Outcome, commit string, err e
 
 // verdict is the reason of a failed build.
 func verdict(out *quarry.Outcome) string {
-	f := out.Failure
-	if f == nil {
+	if out.Failure == nil {
 		return ""
 	}
-	message := oneLine(errors.New(f.Message))
-	if f.Step == "" || strings.HasPrefix(message, f.Step+" ") { // "make ended with status 2"
-		return message
-	}
-	return f.Step + ": " + message
+	return oneLine(errors.New(out.Failure.Reason()))
 }
 
 // recordFailed notes that a record cannot be made. It is tried for ever: the

@@ -200,6 +200,7 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	if err != nil {
 		return nil, nil, err
 	}
+	log, explained := explainLocal(log)
 	out, err := pipe.Run(ctx, pipeline.Input{Build: b, Recipe: r, Source: source, Deps: deps, Log: log,
 		Reproduce: fmt.Sprintf("quarry build --arch %s %s%s", arch, how, strconv.Quote(dir))})
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
@@ -210,6 +211,8 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	out.Build.State, out.Build.Ended = quarry.Succeeded, out.Ended
 	if out.Failure != nil {
 		out.Build.State = quarry.Failed
+		explained(out.Failure)
+		out.Build.Reason = out.Failure.Reason()
 	}
 	rec, err := results.NewRecord(out, time.Duration(c.Build.Standard).Seconds())
 	if err != nil {
@@ -366,6 +369,8 @@ func printOutcome(w io.Writer, o *quarry.Outcome, rec *results.Record, color boo
 		for _, p := range o.Failure.Paths {
 			fmt.Fprintf(w, "  %s\n", human.Safe(p, false))
 		}
+		fmt.Fprintln(w)
+		control.WriteFailure(w, o.Failure, 0, color)
 	}
 	if len(o.Steps) > 0 {
 		fmt.Fprintln(w, "\nSteps")

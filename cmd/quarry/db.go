@@ -258,6 +258,11 @@ func writeRecord(w io.Writer, rec *results.Record) error {
 	row("status", statusCell(rec.Status))
 	if f := rec.Failure; f != nil {
 		row("failed", failureText(f.Step, f.Message))
+		row("class", f.Class)
+		if f.Error != f.Message {
+			row("first error", f.Error)
+		}
+		row("what to do", f.Hint)
 		row("see it again", f.Reproduce)
 		for _, p := range f.Paths {
 			row("path", p)

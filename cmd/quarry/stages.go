@@ -259,7 +259,7 @@ func (r records) record(d quarry.DepUsed, arch string) (*results.Record, error) 
 }
 
 // run is one attempt at a build. The log of all attempts is one log.
-func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUsed, onStep func(string)) (_ *quarry.Outcome, err error) {
+func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUsed, onStep func(string)) (out *quarry.Outcome, err error) {
 	select {
 	case <-f.verified:
 	case <-ctx.Done():
@@ -284,6 +284,12 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 			f.log.With(b.LogAttrs()...).Warn("a log could not be kept whole", "err", cerr)
 		}
 	}()
+	before := f.logLines(b.Number)
+	defer func() {
+		if out != nil && out.Failure != nil {
+			f.explain(b, before, out.Failure)
+		}
+	}()
 	recipe, err := f.repos.Recipe(ctx, b.Release)
 	if err != nil {
 		return nil, err
@@ -303,8 +309,12 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 	if b.Environment().Cross != "" {
 		how = "--cross "
 	}
-	reproduce := fmt.Sprintf("git clone -b %s %s/%s.git && quarry build --arch %s %s%s",
-		quarry.Branch(b.Package, b.Version), f.ssh, b.Package, b.Arch, how, b.Package)
+	if b.Channel != f.cfg.DefaultChannel {
+		how += "--channel " + b.Channel + " "
+	}
+	// The branch may have moved on by when somebody looks.
+	reproduce := fmt.Sprintf("git clone -b %s %s/%s.git && git -C %s checkout -q %.12s && quarry build --arch %s %s%s",
+		quarry.Branch(b.Package, b.Version), f.ssh, b.Package, b.Package, b.Commit, b.Arch, how, b.Package)
 	began := time.Now()
 	deps, err := records{snap}.dependencies(b, direct)
 	if conflict := new(graph.ConflictError); errors.As(err, &conflict) {
@@ -320,7 +330,7 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 	if len(b.Without) > 0 {
 		fmt.Fprintf(log, "==> quarry: built without %s, as that needs %s in turn; it is built again when that is there\n", strings.Join(b.Without, ", "), b.Package)
 	}
-	out, err := f.pipeline.Run(ctx, pipeline.Input{
+	out, err = f.pipeline.Run(ctx, pipeline.Input{
 		Build: b, Recipe: recipe, Source: source, Deps: deps, Log: log, OnStep: onStep, Reproduce: reproduce,
 	})
 	if err != nil {
