@@ -299,7 +299,7 @@ func (k *hook) status() HookStatus {
 	return s
 }
 
-// delivery is the body of a delivery, in the form of standard-webhooks.com.
+// delivery is the body of a delivery, in the form of standardwebhooks.com.
 type delivery struct {
 	Type      string          `json:"type"`
 	Timestamp time.Time       `json:"timestamp"`
@@ -353,7 +353,7 @@ func (k *hook) id(e *events.Event) string {
 	return "evt_" + hex.EncodeToString(sum[:12])
 }
 
-// Sign makes the header webhook-signature of a delivery, as standard-webhooks.com
+// Sign makes the header webhook-signature of a delivery, as standardwebhooks.com
 // has it: HMAC-SHA256 over id, time and body. A secret that begins with whsec_ is
 // base64 after that; any other is taken as it is.
 func Sign(secret []byte, id string, at time.Time, body []byte) string {

@@ -23,7 +23,7 @@ import (
 const hookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 // listener is a real HTTP server that checks what it is told as a reader of
-// standard-webhooks.com would.
+// standardwebhooks.com would.
 type listener struct {
 	t    *testing.T
 	addr string
@@ -158,7 +158,7 @@ func (f *farm) pushes(packages ...string) {
 	}
 }
 
-// TestSign: the example of the specification at standard-webhooks.com.
+// TestSign: the example of the specification at standardwebhooks.com.
 func TestSign(t *testing.T) {
 	got := Sign([]byte(hookSecret), "msg_p5jXN8AQM9LWM0D4loKWxJek", time.Unix(1614265330, 0), []byte(`{"test": 2432232314}`))
 	if want := "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="; got != want {
