@@ -241,10 +241,10 @@ func words(r *http.Request, v *control.Verb) (argv []string, in *input, err erro
 	case r.ContentLength > 0:
 		return nil, nil, &statusError{http.StatusUnsupportedMediaType, fmt.Errorf("the verb %s takes a body of application/json only", v.Name)}
 	}
-	argv = strings.Fields(v.Name)
+	argv, flags := strings.Fields(v.Name), v.NewFlags()
 	for k, values := range q {
 		for _, value := range values {
-			if argv, err = addFlag(argv, k, value); err != nil {
+			if argv, err = addFlag(argv, flags, k, value); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -266,7 +266,7 @@ func words(r *http.Request, v *control.Verb) (argv []string, in *input, err erro
 			default:
 				return nil, nil, usage("flag %.40q has a value that no flag has: give text, a number, true, false, or a list of text", k)
 			}
-			if argv, err = addFlag(argv, k, s); err != nil {
+			if argv, err = addFlag(argv, flags, k, s); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -279,11 +279,12 @@ func words(r *http.Request, v *control.Verb) (argv []string, in *input, err erro
 	return append(append(argv, "--"), call.Args...), in, nil
 }
 
-func addFlag(argv []string, k, value string) ([]string, error) {
+func addFlag(argv []string, flags *pflag.FlagSet, k, value string) ([]string, error) {
 	if !key.MatchString(k) {
 		return nil, usage("%.40q is no flag: /api/v1/verbs lists those of each verb", k)
 	}
-	if value == "" { // as ?follow
+	// As ?follow. One that takes a value would take the next word for it.
+	if f := flags.Lookup(k); value == "" && f != nil && f.NoOptDefVal != "" {
 		return append(argv, "--"+k), nil
 	}
 	return append(argv, "--"+k+"="+value), nil
