@@ -72,18 +72,18 @@ func curves(a *usage.Attempt, live bool) []curve {
 			cpu.Marks, memory.Marks = append(cpu.Marks, m), append(memory.Marks, m)
 		}
 	}
+	mean := 0.0
+	if total.Wall > 0 {
+		mean = float64(total.User.N+total.Sys.N) / 1e6 / total.Wall.Seconds()
+	}
 	top := max(most, a.CPUs, 0.1)
 	cpu.Line, cpu.Area = draw(at, rates, total.Wall, top)
-	cpu.Peak = processors(most)
+	cpu.Peak = processors(max(most, mean)) // of what took less than a second, samples tell little
 	cpu.Now = processors(float64(last.N) / 100)
 	if a.CPUs > 0 {
 		cpu.Peak += " of " + processors(a.CPUs)
 	}
 	if !live {
-		mean := 0.0
-		if total.Wall > 0 {
-			mean = float64(total.User.N+total.Sys.N) / 1e6 / total.Wall.Seconds()
-		}
 		cpu.Now = processors(mean) + " in the mean"
 	}
 	peak := float64(total.PeakMemory.N)
