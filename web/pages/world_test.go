@@ -41,6 +41,7 @@ type world struct {
 	releases []quarry.Release
 	outcomes map[quarry.Target]*quarry.Outcome
 	commits  int
+	past     map[int64]quarry.Build // that the queue has forgotten
 	why      map[int64]*control.Report
 	run      func(ctx context.Context, b quarry.Build, log *livelog.Log, step func(string)) (*quarry.Failure, error)
 }
@@ -87,6 +88,7 @@ func newWorld(t testing.TB, workers int) *world {
 	site := New(Source{
 		Farm: "farm1", URL: "https://farm.example.org", Version: "v1.2.3", Started: time.Now(),
 		Queue: w.q, Logs: w.logs, Usage: w.usage, Plan: farm.Plan, Why: w, Record: w.record,
+		Past: func(_ context.Context, n int64) (quarry.Build, bool) { b, ok := w.past[n]; return b, ok },
 		Environments: func(context.Context) []images.Environment {
 			base := images.Base{Arch: "x86_64", Digest: "sha256:" + strings.Repeat("ab", 32), Size: 300 << 20, Created: time.Now().Add(-72 * time.Hour), Source: "mmdebstrap"}
 			return []images.Environment{
