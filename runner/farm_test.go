@@ -178,6 +178,7 @@ type attempt struct {
 	ctx    context.Context
 	began  func(*images.Workspace, *log) // in a goroutine of its own
 	look   func(*images.Workspace)       // after the build, before the workspace goes
+	after  func(*runner.Scene)           // likewise, once look is done, with where it stands
 }
 
 var number = func() func() int64 {
@@ -236,6 +237,9 @@ func (f *farm) try(t testing.TB, a attempt) (*runner.Result, string, error) {
 	res, err := runner.Run(ctx, ws, job)
 	if a.look != nil {
 		a.look(ws)
+	}
+	if a.after != nil && err == nil {
+		a.after(res.Scene)
 	}
 	return res, out.String(), err
 }

@@ -80,6 +80,25 @@ func TestArchs(t *testing.T) {
 		}
 	}
 
+	// A shell where it failed runs on either, in a system of that arch.
+	if err := s.push(flawed(t, "flawed"), "flawed", "1.0"); err != nil {
+		t.Fatal(err)
+	}
+	waitWithin(t, 10*time.Minute, s, "two builds to fail", func(st statusOut) bool {
+		n := 0
+		for _, b := range st.Ended {
+			if b.State == quarry.Failed {
+				n++
+			}
+		}
+		return n == 2
+	})
+	for _, k := range s.keptOnes(t) {
+		if got, code := s.screenOf(t, "shell", fmt.Sprint(k.Build), "uname -m; cat half.o; again; echo $?; stty size"); got != k.Arch+"\r\nhalf\r\nno more\r\n3\r\n25 80" || code != 0 {
+			t.Errorf("%s: %q, status %d", k.Target, got, code)
+		}
+	}
+
 	files := map[string]map[string]quarry.File{}
 	for _, arch := range []string{host, foreign} {
 		how := map[bool]string{true: "native", false: "emulated"}[arch == host]
