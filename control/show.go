@@ -234,6 +234,12 @@ func (f *Farm) ofPackage(c *Call, what string, limit int) error {
 		return notFound(fmt.Errorf("no build of %.80q is kept: the records say what was built before (quarry db show)", what))
 	}
 	if c.JSON() {
+		for _, d := range declined {
+			// No build, and has no number; in its form, so that the list stays one of builds.
+			builds = append(builds, quarry.Build{
+				Release: quarry.Release{Package: d.Package, Version: d.Version, Channel: d.Channel}, Arch: d.Arch, State: "declined", Reason: d.Reason,
+			})
+		}
 		return c.emit(nonNil(builds))
 	}
 	for _, d := range declined {
