@@ -211,6 +211,11 @@ func (st *stander) row(p *results.Package, r *quarry.Release, version string) []
 	return cells
 }
 
+// folded leaves out all but one of the cells for which the same is built.
+func folded(cells []cell) []cell {
+	return slices.CompactFunc(cells, func(a, b cell) bool { return a.Arch == quarry.Noarch && b.Arch == quarry.Noarch })
+}
+
 // lately keeps what takes a while to make for some time, for all who ask.
 type lately[T any] struct {
 	keep time.Duration

@@ -65,7 +65,7 @@ func (s *Site) packages(ctx context.Context, r *http.Request) (*page, error) {
 		switch {
 		case row.name < p["from"]:
 		case len(d.Names) < packagesShown:
-			shown := packageShown{Package: row.name, Version: row.version, Cells: g.row(row.pkg, row.rel, row.version)}
+			shown := packageShown{Package: row.name, Version: row.version, Cells: folded(g.row(row.pkg, row.rel, row.version))}
 			if row.pkg != nil && len(row.pkg.Entries) > 0 {
 				shown.Description, shown.Category = row.pkg.Entries[0].Description(), row.pkg.Entries[0].Category()
 			}
@@ -212,7 +212,7 @@ func (s *Site) stand(ctx context.Context, channel, name string) (*channelStand, 
 		return nil, nil
 	}
 	version := newestOf(pkg, rel)
-	return &channelStand{channel, version, st.row(pkg, rel, version)}, nil
+	return &channelStand{channel, version, folded(st.row(pkg, rel, version))}, nil
 }
 
 // recordedOf tells what the records say.
