@@ -162,7 +162,7 @@ func broken(o *quarry.Outcome) {
 	o.Failure = &quarry.Failure{Step: "make", Cause: quarry.CauseExit, Status: 2, Message: "make ended with status 2", Command: "make",
 		Class: "missing-header", Error: "gz.c:3:10: fatal error: zconf.h: No such file or directory", Line: 123,
 		Excerpt:   []string{"cc -c gz.c", "gz.c:3:10: fatal error: zconf.h: No such file or directory", "    3 | #include <zconf.h>"},
-		Hint:      "name the package that has zconf.h under dependencies",
+		Hint:      "Name the package that has zconf.h under dependencies.",
 		Reproduce: "git clone -b zlib-1.3 ssh://farm.example.org:2222/zlib.git && quarry build zlib"}
 }
 
@@ -257,7 +257,7 @@ func TestLetters(t *testing.T) {
 			t.Errorf("%q answers %s, want %s", l.Subject(), l.Header.Get("In-Reply-To"), first[0].ID())
 		}
 	}
-	for _, want := range []string{"#include <zconf.h>", "https://farm.example.org/builds/2#L123", "ssh -p 2222 farm.example.org log 2", "git clone -b zlib-1.3", "around line 123", "What to do: name the package that has zconf.h"} {
+	for _, want := range []string{"#include <zconf.h>", "https://farm.example.org/builds/2#L123", "ssh -p 2222 farm.example.org log 2", "git clone -b zlib-1.3", "around line 123", "Name the package that has zconf.h"} {
 		if !strings.Contains(first[0].Body, want) {
 			t.Errorf("the first letter lacks %q:\n%s", want, first[0].Body)
 		}

@@ -199,7 +199,7 @@ func (p *page) explain(w *writer, alike []Build, alone bool) {
 	}
 	p.lines(what, excerpt[max(0, len(excerpt)-maxExcerpt):])
 	if f.Hint != "" {
-		p.say("What to do: %s", sentence(oneLine(f.Hint)))
+		p.say("%s", sentence(oneLine(f.Hint)))
 	}
 	switch since := r.Since; {
 	case len(since) > maxSince:

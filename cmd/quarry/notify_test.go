@@ -99,7 +99,7 @@ events = ["build.failed", "build.succeeded"]
 		t.Errorf("the first letter lacks the excerpt, or how to see it again:\n%s", first.Body)
 	}
 	// What it says about the log is true.
-	link := regexp.MustCompile(`http://\S+/builds/\d+`).FindString(first.Body)
+	link := regexp.MustCompile(`http://\S+/builds/\d+#L\d+`).FindString(first.Body)
 	answer, err := http.Get(link)
 	if err != nil {
 		t.Fatal(err)
@@ -159,6 +159,9 @@ events = ["build.failed", "build.succeeded"]
 	}
 	if got := by["bob@example.org"].Subject(); !strings.HasPrefix(got, "[quarry] greeter 1.0 fails on "+config.HostArch()+" since libgreet 1.0: ") {
 		t.Errorf("bob is told: %s", got)
+	}
+	if got := by["bob@example.org"].Body; !strings.Contains(got, "Changed since the last success (build 4") || !strings.Contains(got, "libgreet 1.0") {
+		t.Errorf("bob is not told what has changed:\n%s", got)
 	}
 	if len(list) != 4 {
 		t.Errorf("%d letters were sent", len(list))
