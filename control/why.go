@@ -216,7 +216,7 @@ func (f *Farm) explain(ctx context.Context, c *Call, b quarry.Build) {
 }
 
 func (f *Farm) whyVerb() *Verb {
-	return &Verb{Name: "why", Args: "BUILD|NAME-VERSION", MinArgs: 1, MaxArgs: 1, Short: "Explain why a build failed",
+	return &Verb{Name: "why", Looks: true, Args: "BUILD|NAME-VERSION", MinArgs: 1, MaxArgs: 1, Short: "Explain why a build failed",
 		Long: "Says what kind of trouble it was, shows the lines of the log around the first\n" +
 			"error, says what to do, lists what has changed since the package was last built\n" +
 			"with success (recipe, dependencies, base, builder), and gives a command that\n" +

@@ -381,7 +381,7 @@ func (c *rest) verbs(admin []string) {
 	c.t.Helper()
 	good := map[string]string{
 		"status": "", "top": "?count=1", "builders": "", "graph": "", "plan": "", "log": "?arg=1", "why": "?arg=1", "whoami": "", "help": "?arg=log",
-		"images list": "", "images show": "?arg=testing/" + config.HostArch(), "group list": "", "token list": "", "keys list": "", "events": "",
+		"images list": "", "images show": "?arg=testing/" + config.HostArch(), "group list": "", "token list": "", "keys list": "", "events": "", "signers": "",
 	}
 	var list []struct {
 		Name, Path, Need string
