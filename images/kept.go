@@ -189,7 +189,9 @@ func (k *keeper) look() {
 		}
 		k.mu.Unlock()
 		// A quarter before the ready ones go, for which builds would wait.
+		k.s.pool.mu.Lock()
 		o := k.s.pool.opts
+		k.s.pool.mu.Unlock()
 		o.MinMemory += o.MinMemory / 4
 		o.MinDisk += o.MinDisk / 4
 		if short := k.s.shortage(o, ""); short != "" {
