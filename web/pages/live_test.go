@@ -279,8 +279,8 @@ func TestOnce(t *testing.T) {
 	if made != 1 {
 		t.Errorf("it was made %d times", made)
 	}
-	for i := range 100 {
-		if _, err := c.fetch(t.Context(), fmt.Sprint(i), patience, func(context.Context) ([]byte, error) { return make([]byte, 1<<20), nil }); err != nil {
+	for i := range 90 {
+		if _, err := c.fetch(t.Context(), fmt.Sprint(i), patience, func(context.Context) ([]byte, error) { return make([]byte, 400<<10), nil }); err != nil {
 			t.Fatal(err)
 		}
 	}
