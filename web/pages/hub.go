@@ -119,8 +119,12 @@ type hubs struct {
 // lingers is how long a hub goes on with nobody there: pages are loaded again.
 const lingers = 5 * time.Second
 
+// maxHubs is how many different things may be looked at live at one time: each has
+// up to keepSize of a log.
+const maxHubs = 256
+
 // join gives the hub of a name, which run keeps up to date while anybody is
-// there. leave has to be called.
+// there; nil when there are too many. leave has to be called.
 func (s *hubs) join(name string, run func(ctx context.Context, h *hub)) (h *hub, leave func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,6 +132,9 @@ func (s *hubs) join(name string, run func(ctx context.Context, h *hub)) (h *hub,
 		s.by = map[string]*hub{}
 	}
 	h = s.by[name]
+	if h == nil && len(s.by) >= maxHubs {
+		return nil, func() {}
+	}
 	if h == nil {
 		h = newHub()
 		ctx, stop := context.WithCancel(context.Background())
@@ -164,6 +171,11 @@ const (
 // until it ends or the reader is gone. next is the first line of the log that is
 // wanted; 0: no log.
 func stream(w http.ResponseWriter, r *http.Request, h *hub, next int64) {
+	if h == nil {
+		w.Header().Set("Retry-After", "30")
+		web.Error(w, r, http.StatusServiceUnavailable, "too many builds are being looked at: try again in a moment")
+		return
+	}
 	ctx, end, ok := web.Stream(w, r)
 	if !ok {
 		return

@@ -253,6 +253,31 @@ func TestHub(t *testing.T) {
 	}
 }
 
+// TestTooManyHubs: nobody has the farm keep the logs of all builds at once.
+func TestTooManyHubs(t *testing.T) {
+	var s hubs
+	idle := func(ctx context.Context, _ *hub) { <-ctx.Done() }
+	var leave []func()
+	for i := range maxHubs {
+		h, l := s.join(fmt.Sprint(i), idle)
+		if h == nil {
+			t.Fatalf("there is no room for hub %d", i)
+		}
+		leave = append(leave, l)
+	}
+	if h, _ := s.join("more", idle); h != nil {
+		t.Error("there is room for more than there is")
+	}
+	if h, l := s.join("7", idle); h == nil {
+		t.Error("one that is there cannot be joined")
+	} else {
+		l()
+	}
+	for _, l := range leave {
+		l()
+	}
+}
+
 // TestOnce: what many ask for is made once.
 func TestOnce(t *testing.T) {
 	var c cache

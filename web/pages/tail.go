@@ -63,7 +63,7 @@ func (s *Site) followLog(ctx context.Context, number int64, h *hub) {
 		b, err := s.Queue.Get(number)
 		ended := err != nil || b.State.Ended()
 		if ended || b.State == quarry.Running || b.State == quarry.Recording {
-			if err := t.read(ctx, s, number); err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := t.read(ctx, s, number, ended); err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
 				s.Log.Warn("a log cannot be followed", "build", number, "err", err)
 			}
 		}
@@ -86,8 +86,15 @@ type tail struct {
 	off int64
 }
 
-// read reads what has come since, to the end of the attempt.
-func (t *tail) read(ctx context.Context, s *Site, number int64) error {
+// read reads what has come since, to the end of the attempt. What has ended may be
+// asked for of many builds at once, and is read of some at a time.
+func (t *tail) read(ctx context.Context, s *Site, number int64, ended bool) error {
+	if ended {
+		if err := s.takeReader(ctx); err != nil {
+			return err
+		}
+		defer s.giveReader()
+	}
 	r, err := s.Logs.Follow(ctx, number)
 	if err != nil {
 		return err
