@@ -82,3 +82,33 @@ func TestLogs(t *testing.T) {
 		t.Errorf("only %d classes have a log of a real tool", len(classes))
 	}
 }
+
+// TestDoc holds the table of classes in the documentation against the code.
+func TestDoc(t *testing.T) {
+	const path = "../doc/failures.md"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _, ok := strings.Cut(string(data), "|---|---|---|\n")
+	if !ok {
+		t.Fatalf("%s has no table", path)
+	}
+	var want strings.Builder
+	want.WriteString(head + "|---|---|---|\n")
+	seen := map[string]bool{}
+	for _, c := range Classes() {
+		if seen[c.Name] || strings.Trim(c.Name, "abcdefghijklmnopqrstuvwxyz-") != "" || c.Says == "" || !strings.HasSuffix(c.Hint, ".") {
+			t.Errorf("class %+v is there twice, or unfit", c)
+		}
+		seen[c.Name] = true
+		fmt.Fprintf(&want, "| `%s` | %s | %s |\n", c.Name, c.Says, c.Hint)
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(want.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if want.String() != string(data) {
+		t.Errorf("%s is not what the code says: go test ./explain -run Doc -update", path)
+	}
+}

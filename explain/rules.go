@@ -67,7 +67,7 @@ var table = func() *literals {
 
 var memoryRules = []rule{
 	{class: "memory", worth: certain, words: words("killed signal"), fits: re(`: Killed signal terminated program (\S+)`),
-		hint: "$1 was killed, most likely for want of memory: raise memory in the recipe, or run fewer jobs."},
+		hint: "$1 was killed, most likely for want of memory: run fewer jobs of make at a time (jobs in the recipe), or raise limits.memory of the farm."},
 	{class: "memory", worth: certain, words: words("memory exhausted", "cannot allocate memory", "out of memory"),
 		fits: re(`(?i)(?:^|: )(?:virtual memory exhausted|memory exhausted|cannot allocate memory|out of memory)\b`)},
 	{class: "memory", worth: certain, status: byItself, words: words("bad_alloc", "memoryerror", "outofmemoryerror", "memory allocation of", "heap out of memory"),

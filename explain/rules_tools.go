@@ -113,7 +113,7 @@ var systemRules = []rule{
 	{class: "crash", worth: likely, words: words("segmentation fault", "bus error", "illegal instruction", "floating point exception", "aborted", "core dumped", "trace/breakpoint trap"), status: byItself,
 		fits: re(`(?:^|: |\d+ |\] )(?:Segmentation fault|Bus error|Illegal instruction|Floating point exception|Trace/breakpoint trap|Aborted)(?:\s|$)|\(core dumped\)`)},
 	{class: "crash", worth: likely, words: words("] killed", "] terminated", "] error 137"), fits: re(`\*\*\* \[.*\] (?:Killed|Terminated|Error 137)`),
-		hint: "Something killed it: most likely memory was short; raise memory in the recipe, or run fewer jobs."},
+		hint: "Something killed it: most likely memory was short; run fewer jobs of make at a time (jobs in the recipe), or raise limits.memory of the farm."},
 	{class: "translation", worth: likely, words: words("msgfmt:"), fits: re(`^msgfmt: (?:found \d+ fatal errors?|error)|: format specifications in`)},
 	{class: "documentation", worth: likely, words: words(".texi:", ".texinfo:", "nonexistent node"), fits: re(`^\S+\.texi(?:nfo)?:\d+: (?:@|.*nonexistent)`)},
 	{class: "missing-file", worth: likely, words: words("no such file or directory"), fits: re(`(?:cannot (?:stat|access|open|find|remove)|can't (?:read|open)|^make.*:|\S+:) Q?([^'’:\s]*)Q?(?: for reading)?: No such file or directory`),
