@@ -98,7 +98,9 @@ func BenchmarkFollowers(b *testing.B) {
 func BenchmarkReaders(b *testing.B) {
 	const readers = 200
 	w := newWorld(b, 1)
-	w.does(func(context.Context, quarry.Build, *livelog.Log, func(string)) (*quarry.Failure, error) { return nil, nil })
+	w.does(func(context.Context, quarry.Build, *livelog.Log, func(string)) (*quarry.Failure, error) {
+		return nil, nil
+	})
 	for i := range endedShown {
 		w.end(w.push(fmt.Sprintf("lib%d", i), "1.0")[0].Number)
 	}
@@ -158,7 +160,9 @@ func BenchmarkReaders(b *testing.B) {
 // cached, and how many bytes come for it.
 func BenchmarkPaint(b *testing.B) {
 	w := newWorld(b, 1)
-	w.does(func(context.Context, quarry.Build, *livelog.Log, func(string)) (*quarry.Failure, error) { return nil, nil })
+	w.does(func(context.Context, quarry.Build, *livelog.Log, func(string)) (*quarry.Failure, error) {
+		return nil, nil
+	})
 	for i := range endedShown {
 		w.end(w.push(fmt.Sprintf("lib%d", i), "1.0")[0].Number)
 	}
