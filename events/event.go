@@ -40,6 +40,7 @@ const (
 	MassEnded      = "mass.ended"      // ID; By who called it off
 	Paused         = "pause"           // nothing is begun, for Reason; Channel and Arch where it is one environment; By where it is a person's
 	Resumed        = "resume"          // the end of a pause; all else as at its beginning
+	Shell          = "shell"           // By opened a shell, or ran a command, where the build failed that ID numbers
 	Trouble        = "trouble"         // of the farm: a damaged base, an instance that cannot be updated; Reason
 	FarmStarted    = "farm.started"
 	FarmStopped    = "farm.stopped"
@@ -64,7 +65,7 @@ type Event struct {
 	Cross   string `json:"cross,omitempty"` // arch of the machine, of an environment where it is another
 	Channel string `json:"channel,omitempty"`
 	Group   string `json:"group,omitempty"`
-	ID      string `json:"id,omitempty"`     // of a submission or a mass rebuild
+	ID      string `json:"id,omitempty"`     // of a submission or a mass rebuild; of a shell, its build's number
 	Commit  string `json:"commit,omitempty"` // pushed, or made in the results
 	Reason  string `json:"reason,omitempty"`
 	First   int64  `json:"first,omitempty"` // of a gap: the first event kept

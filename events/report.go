@@ -341,6 +341,13 @@ func (r *Reporter) Moved(kind, channel, from, commit, by string, records int) {
 	r.append(Event{Kind: kind, Channel: channel, By: by, Commit: commit, Text: text})
 }
 
+// Shell says that somebody has opened a shell, or run a command, where a build
+// failed.
+func (r *Reporter) Shell(build int64, t quarry.Target, by string) {
+	r.append(Event{Kind: Shell, ID: fmt.Sprint(build), By: by, Package: t.Package, Version: t.Version, Arch: t.Arch, Channel: t.Channel,
+		Text: fmt.Sprintf("%s opened a shell where %s failed (build %d)", by, t, build)})
+}
+
 // OpenGroups are the submissions of which the log has told no end, as their events.
 func (r *Reporter) OpenGroups() (list []Event) {
 	r.mu.Lock()

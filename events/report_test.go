@@ -55,6 +55,7 @@ func TestTexts(t *testing.T) {
 	}{
 		{on(func(b *quarry.Build) { b.Reason = "make: missing header zconf.h" }), false, Failed, "zlib 1.3.1 x86_64 failed in make: missing header zconf.h (build 17, alice)"},
 		{on(func(b *quarry.Build) { b.Reason = "make ended with status 2" }), false, Failed, "zlib 1.3.1 x86_64 failed in make: make ended with status 2 (build 17, alice)"},
+		{on(func(b *quarry.Build) { b.Reason = "make ended with status 2: a.c:5:40: error: expected ;" }), false, Failed, "zlib 1.3.1 x86_64 failed in make: a.c:5:40: error: expected ; (build 17, alice)"},
 		{on(func(b *quarry.Build) { b.Reason = "makefile is missing" }), false, Failed, "zlib 1.3.1 x86_64 failed: makefile is missing (build 17, alice)"},
 		{on(func(b *quarry.Build) { b.State, b.Channel = quarry.Succeeded, "stable" }), false, Succeeded, "zlib 1.3.1 x86_64 succeeded in 12 s (build 17 on stable, alice)"},
 		{on(func(b *quarry.Build) { b.State, b.Reason = quarry.Waiting, "waits for libc" }), false, Waiting, "zlib 1.3.1 x86_64 waits for libc (build 17, alice)"},

@@ -42,6 +42,10 @@ func text(b quarry.Build, step bool, channel string) string {
 		if i := slices.IndexFunc(steps, func(s string) bool { return strings.HasPrefix(reason, s+": ") || strings.HasPrefix(reason, s+" ") }); i >= 0 {
 			what = "failed in " + steps[i]
 			reason = strings.TrimPrefix(reason, steps[i]+": ")
+			// The error says more than the status with which the step ended for it.
+			if end, why, ok := strings.Cut(reason, ": "); ok && strings.HasPrefix(end, steps[i]+" ended with status ") {
+				reason = why
+			}
 		}
 	case quarry.Cancelled:
 		if rest, ok := strings.CutPrefix(reason, "cancelled by "); ok {
