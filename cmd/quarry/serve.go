@@ -120,7 +120,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	pipe.Usage = used
-	open := newShells(c, store, sshBase(c.SSH.Listen), log)
+	open := newShells(c, store, sshBase(c.SSH.Listen), log, reporter)
 	pipe.Keep = open.keep
 	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, index: res.Index(), logs: logs, events: reporter, ssh: sshBase(c.SSH.Listen), verified: make(chan struct{})}
 	if err := os.MkdirAll(c.Journal(), 0o755); err != nil {

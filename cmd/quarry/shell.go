@@ -17,6 +17,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/events"
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/runner"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,7 @@ type shells struct {
 	cfg    config.Shell
 	ssh    string // how people reach us, e.g. ssh://farm:2222
 	log    *slog.Logger
+	events *events.Reporter
 
 	mu   sync.Mutex // guards the following
 	kept map[int64]*keptBuild
@@ -46,8 +48,8 @@ type keptBuild struct {
 // maxGone is how many reasons are remembered.
 const maxGone = 1000
 
-func newShells(c *config.Config, store *images.Store, ssh string, log *slog.Logger) *shells {
-	return &shells{images: store, cfg: c.Shell, ssh: ssh, log: log, kept: map[int64]*keptBuild{}, gone: map[int64]string{}}
+func newShells(c *config.Config, store *images.Store, ssh string, log *slog.Logger, happened *events.Reporter) *shells {
+	return &shells{images: store, cfg: c.Shell, ssh: ssh, log: log, events: happened, kept: map[int64]*keptBuild{}, gone: map[int64]string{}}
 }
 
 // keep keeps the workspace of a failed build, if it can be; see pipeline.Keep.
@@ -138,6 +140,7 @@ func (s *shells) Open(ctx context.Context, n int64, call control.ShellCall) (sta
 	defer leave()
 	log := s.log.With("build", n, "release", k.Target, "user", call.Who.User)
 	log.Info("a shell is opened", "command", strings.Join(call.Args, " "), "terminal", call.Term.TTY)
+	s.events.Shell(n, k.Target, call.Who.User)
 	began := time.Now()
 	status, err = k.scene.Shell(ctx, runner.Shell{
 		Args: call.Args, Prompt: fmt.Sprintf("build %d $PWD# ", n),

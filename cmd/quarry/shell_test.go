@@ -157,6 +157,9 @@ func TestShell(t *testing.T) {
 		if list := s.keptOnes(t); len(list) != 1 || list[0].Shells != 1 || !list[0].Until.IsZero() {
 			t.Errorf("kept are %+v", list)
 		}
+		if got := s.quarry(t, "events", "--json"); !strings.Contains(got, `"kind":"shell","text":"alice opened a shell where flawed 1.0 `) {
+			t.Errorf("the events are\n%s", got)
+		}
 		sc.enter("exit 42\r")
 		if code := sc.status(); code != 42 {
 			t.Errorf("status %d, want 42", code)
