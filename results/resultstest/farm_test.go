@@ -73,7 +73,7 @@ func TestFarm(t *testing.T) {
 
 // BenchmarkFarm makes what other benchmarks use, where the cache does not have it yet.
 func BenchmarkFarm(b *testing.B) {
-	for _, size := range []Size{{Packages: 1_000, Versions: 10}, {Packages: 10_000, Versions: 10}, {Packages: 100_000, Versions: 1}} {
+	for _, size := range []Size{Small, Medium, Large} {
 		b.Run(fmt.Sprintf("%dx%d", size.Packages, size.Versions), func(b *testing.B) {
 			for range b.N {
 				Farm(b, size)

@@ -35,6 +35,15 @@ type Size struct {
 	Batch int
 }
 
+// The sizes that are measured. All benchmarks use these, so that each is made once.
+// Tests use Small, or less. Large has fewer versions only because it takes long to
+// make.
+var (
+	Small  = Size{Packages: 1_000, Archs: 2, Versions: 10}
+	Medium = Size{Packages: 10_000, Archs: 2, Versions: 10}
+	Large  = Size{Packages: 100_000, Archs: 2, Versions: 2}
+)
+
 func (s Size) whole() Size {
 	if s.Archs == 0 {
 		s.Archs = 2
