@@ -66,7 +66,7 @@ func (s *shells) keep(ws *images.Workspace, scene *runner.Scene, o *quarry.Outco
 		s.forget(n, why)
 	})
 	if !ok {
-		why := "its processes ended with the build"
+		why := "it ended with the build, or as many as may be kept were in use (shell.max)"
 		if s.cfg.Keep == 0 {
 			why = "this farm keeps none (shell.keep)"
 		}
