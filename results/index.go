@@ -155,7 +155,7 @@ func (x *Index) advance(ctx context.Context, old *View, tip plumbing.Hash) (*Vie
 	if err != nil {
 		return nil, err
 	}
-	w := &indexer{odb: x.odb, view: old, places: map[string]*[2]plumbing.Hash{}}
+	w := &indexer{odb: x.odb, view: old, places: map[string]*[2]plumbing.Hash{}, fetchers: make(chan *fetcher, runtime.GOMAXPROCS(0))}
 	for half, top := range []string{packagesDir, failuresDir} {
 		var from, to plumbing.Hash
 		if from, err = x.odb.lookup(old.root, top, true); err == nil {
@@ -183,11 +183,28 @@ func (x *Index) advance(ctx context.Context, old *View, tip plumbing.Hash) (*Vie
 
 // indexer finds the packages that differ between two trees, and reads them.
 type indexer struct {
-	odb  *odb
-	view *View
+	odb      *odb
+	view     *View
+	fetchers chan *fetcher // that nobody uses just now
 
 	mu     sync.Mutex
 	places map[string]*[2]plumbing.Hash // of the packages that differ: their folders in the new tree
+}
+
+// fetcher is one that nobody else uses until it is given back. What it has of the
+// bases of deltas is worth keeping: packs have long chains of them.
+func (w *indexer) fetcher() (f *fetcher, giveBack func()) {
+	select {
+	case f = <-w.fetchers:
+	default:
+		f = &fetcher{odb: w.odb, bases: bounded[baseKey, packed]{max: 16 << 20}}
+	}
+	return f, func() {
+		select {
+		case w.fetchers <- f:
+		default:
+		}
+	}
 }
 
 // found notes that a half of a package is another one.
@@ -210,8 +227,13 @@ func (w *indexer) found(half int, name string, h plumbing.Hash) {
 func (w *indexer) compare(ctx context.Context, half int, from, to plumbing.Hash) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	err := w.walk(ctx, &fetcher{odb: w.odb}, half, "", 0, from, to, func(at string, from, to plumbing.Hash) {
-		g.Go(func() error { return w.walk(ctx, &fetcher{odb: w.odb}, half, at, 1, from, to, nil) })
+	top := &fetcher{odb: w.odb}
+	err := w.walk(ctx, top, half, "", 0, from, to, func(at string, from, to plumbing.Hash) {
+		g.Go(func() error {
+			f, giveBack := w.fetcher()
+			defer giveBack()
+			return w.walk(ctx, f, half, at, 1, from, to, nil)
+		})
 	})
 	return errors.Join(err, g.Wait())
 }
@@ -284,7 +306,8 @@ func (w *indexer) load(ctx context.Context) ([][2]*Package, error) {
 	const some = 64
 	for first := 0; first < len(names); first += some {
 		g.Go(func() error {
-			f := &fetcher{odb: w.odb}
+			f, giveBack := w.fetcher()
+			defer giveBack()
 			for i := first; i < min(first+some, len(names)); i++ {
 				if err := ctx.Err(); err != nil {
 					return err
@@ -397,7 +420,6 @@ func (f *fetcher) get(typ plumbing.ObjectType, h plumbing.Hash) ([]byte, error) 
 		return b, nil
 	}
 	if in != nil {
-		f.bases.max = 4 << 20
 		// A pack that is taken away meanwhile is closed: then it is looked for again.
 		if obj, err := in.read(at, 0, &f.bases); err == nil && obj.typ == typ {
 			return obj.data, nil

@@ -248,20 +248,31 @@ func scan(data []byte) (b brief, ok bool) {
 		case line == "":
 			continue
 		case line[0] == '[':
-			name, closed := strings.CutSuffix(strings.TrimPrefix(line, "["), "]")
+			name, closed := strings.CutSuffix(line[1:], "]")
 			if inner, two := strings.CutPrefix(name, "["); two {
 				name, closed = strings.CutSuffix(inner, "]")
 			}
-			if !closed || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_.") != "" {
+			if !closed || !isKey(name, '.') {
 				return b, false
 			}
 			b.endDependency()
 			section = name
 			b.failure = b.failure || section == "failure"
+			switch section {
+			case "packager", "recipe", "failure", "dependency":
+			default: // to the next table: no line of a list begins with a bracket
+				i := strings.Index(rest, "\n[")
+				if strings.HasPrefix(rest, "[") {
+					i = -1
+				} else if i < 0 {
+					i = len(rest) - 1
+				}
+				rest = rest[i+1:]
+			}
 			continue
 		}
 		key, value, isPair := strings.Cut(line, " = ")
-		if !isPair || key == "" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || value == "" {
+		if !isPair || !isKey(key, '_') || value == "" {
 			return b, false
 		}
 		wanted, good := b.set(section, key, value)
@@ -277,6 +288,16 @@ func scan(data []byte) (b brief, ok bool) {
 	}
 	b.endDependency()
 	return b, !list && b.fit()
+}
+
+// isKey reports whether a word is one of small letters, digits, _ and one sign more.
+func isKey(s string, also byte) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' && c != also {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // fit is what Record.check demands.

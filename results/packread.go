@@ -123,7 +123,12 @@ func (p *pack) read(at int64, depth int, bases *bounded[baseKey, packed]) (packe
 	if b, ok := bases.get(baseKey{p, at}); ok {
 		return b, nil
 	}
-	r := bufio.NewReaderSize(io.NewSectionReader(p.file, at, math.MaxInt64-at), 4096)
+	r, _ := readers.Get().(*bufio.Reader)
+	if r == nil {
+		r = bufio.NewReaderSize(nil, 4096)
+	}
+	defer readers.Put(r)
+	r.Reset(io.NewSectionReader(p.file, at, math.MaxInt64-at))
 	c, err := r.ReadByte()
 	if err != nil {
 		return packed{}, err
@@ -216,9 +221,9 @@ func deltaSize(delta []byte) uint64 {
 	return size
 }
 
-// inflaters are kept for the next object: making one costs more than reading a
-// record with it.
-var inflaters sync.Pool
+// inflaters are kept for the next object, and so are the readers before them: making
+// one costs more than reading a record with it.
+var inflaters, readers sync.Pool
 
 func inflate(r io.Reader, size int) ([]byte, error) {
 	z, _ := inflaters.Get().(io.ReadCloser)
