@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -29,13 +30,52 @@ func memory() uint64 {
 	return m.HeapInuse + m.StackInuse
 }
 
+// idleEnv has this program connect so often, and do nothing.
+const idleEnv = "QUARRY_TEST_IDLE"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(idleEnv); path != "" {
+		if err := beIdle(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+const idlers = 10_000
+
+// beIdle connects, has one line answered on each connection, and waits until
+// standard input ends.
+func beIdle(path string) error {
+	for range idlers {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "AUTH alice\necho last\n"); err != nil {
+			return err
+		}
+		r := bufio.NewReaderSize(c, 16)
+		for line := ""; line != "last\n"; {
+			if line, err = r.ReadString('\n'); err != nil {
+				return err
+			}
+		}
+	}
+	fmt.Println("ready")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
 // BenchmarkIdle is what a connection costs that does nothing: of this protocol,
 // after a token was shown and a line answered, and beside it of a goroutine that
-// reads a bare connection into a buffer of 128 bytes. Unix sockets, so that ports do not run out; both
-// ends are in this process, and the client's end costs the same in both.
+// reads a bare connection into a buffer of 128 bytes. The clients are another
+// process; they come over a Unix socket, so that no ports run out.
 func BenchmarkIdle(b *testing.B) {
-	const n = 10_000
-	open := func(b *testing.B, serve func(net.Listener), hello func(net.Conn)) {
+	open := func(b *testing.B, serve func(net.Listener)) {
 		path := filepath.Join(b.TempDir(), "s")
 		l, err := net.Listen("unix", path)
 		if err != nil {
@@ -43,24 +83,33 @@ func BenchmarkIdle(b *testing.B) {
 		}
 		defer l.Close()
 		go serve(l)
-		conns := make([]net.Conn, 0, n)
 		before := memory()
-		for range n {
-			c, err := net.Dial("unix", path)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer c.Close()
-			hello(c)
-			conns = append(conns, c)
+		clients := exec.Command(os.Args[0])
+		clients.Env = append(os.Environ(), idleEnv+"="+path)
+		clients.Stderr = os.Stderr
+		in, err := clients.StdinPipe()
+		if err != nil {
+			b.Fatal(err)
 		}
-		time.Sleep(time.Second) // until all are at rest
+		out, err := clients.StdoutPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := clients.Start(); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
+			b.Fatal(err)
+		}
 		after := memory()
 		used, began := cpu(), time.Now()
 		time.Sleep(5 * time.Second)
-		b.ReportMetric(float64(after-before)/n, "B/conn")
+		b.ReportMetric(float64(after-before)/idlers, "B/conn")
 		b.ReportMetric(100*float64(cpu()-used)/float64(time.Since(began)), "%cpu")
-		runtime.KeepAlive(conns)
+		in.Close()
+		if err := clients.Wait(); err != nil {
+			b.Fatal(err)
+		}
 	}
 	b.Run("bare", func(b *testing.B) {
 		for b.Loop() {
@@ -72,7 +121,7 @@ func BenchmarkIdle(b *testing.B) {
 					}
 					go func() {
 						defer c.Close()
-						io.WriteString(c, "hello\n")
+						io.WriteString(c, "last\n")
 						buf := make([]byte, 128)
 						for {
 							if _, err := c.Read(buf); err != nil {
@@ -81,19 +130,13 @@ func BenchmarkIdle(b *testing.B) {
 						}
 					}()
 				}
-			}, func(c net.Conn) { io.ReadFull(c, make([]byte, 6)) })
+			})
 		}
 	})
 	b.Run("protocol", func(b *testing.B) {
 		for b.Loop() {
-			f := newFarm(b, func(o *Options) { o.Limits.PerToken = n; o.Limits.Strangers = n })
-			want := []byte("200 quarry 1 ready\n235 alice, maintainer\n210 output follows\na\n.\n250 done\n")
-			open(b, func(l net.Listener) { f.Serve(l) }, func(c net.Conn) {
-				io.WriteString(c, "AUTH alice\necho a\n")
-				if _, err := io.ReadFull(c, make([]byte, len(want))); err != nil {
-					b.Fatal(err)
-				}
-			})
+			f := newFarm(b, func(o *Options) { o.Limits.PerToken = idlers; o.Limits.Strangers = idlers })
+			open(b, func(l net.Listener) { f.Serve(l) })
 		}
 	})
 }

@@ -98,9 +98,9 @@ func TestSilence(t *testing.T) {
 	c.want("200 ...", "421 no token was shown in 10 ms: goodbye")
 	c.closed()
 	f = newFarm(t, func(o *Options) { o.Limits.Idle = 10 * time.Millisecond }).listen(t)
-	c = f.known(t)
-	c.send("half a li")
-	c.want("421 no line has come in 10 ms: goodbye")
+	c = f.dial(t)
+	c.send("AUTH alice\nhalf a li")
+	c.want("200 ...", "235 ...", "421 no line has come in 10 ms: goodbye")
 	c.closed()
 }
 
@@ -319,8 +319,18 @@ func TestRequestsForgotten(t *testing.T) {
 func TestReconnect(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "requests")
 	change := func(o *Options) { o.Requests = dir }
-	f := newFarm(t, change).listen(t)
-	c, err := Dial(t.Context(), "tcp://"+f.addr, "alice", Terminal{})
+	path := filepath.Join(t.TempDir(), "s")
+	serve := func() *farm {
+		f := newFarm(t, change)
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go f.Serve(l)
+		return f
+	}
+	f := serve()
+	c, err := Dial(t.Context(), "unix://"+path, "alice", Terminal{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,12 +369,7 @@ func TestReconnect(t *testing.T) {
 	if err := f.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	again := newFarm(t, change)
-	l, err := net.Listen("tcp", f.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go again.Serve(l)
+	again := serve()
 	reply := new(Reply)
 	if r := within(t, "the call", done); !errors.As(r.err, &reply) || reply.Code != codeUncertain || r.out != "waiting\n" || again.times("v") != 0 {
 		t.Errorf("%+v", r)

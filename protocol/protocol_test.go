@@ -450,7 +450,7 @@ func TestGone(t *testing.T) {
 
 // A client that does not read holds up nobody else, and is given up.
 func TestSlowReader(t *testing.T) {
-	f := newFarm(t, func(o *Options) { o.Limits.Stall = 200 * time.Millisecond }).listen(t)
+	f := newFarm(t, func(o *Options) { o.Limits.Stall = 5 * time.Second }).listen(t)
 	c := f.known(t)
 	c.send("much 10000000\n") // 1 GB
 	c.want("210 ...")
@@ -481,7 +481,14 @@ func TestInput(t *testing.T) {
 			c.want(strings.TrimSuffix(want, "\n"))
 		}
 	}
-	// What nobody wants is thrown away, however much it is.
+	// What comes after the verb has ended is thrown away.
+	c.send("sip\n")
+	c.want(ask)
+	c.send("abcd")
+	c.want("210 ...", "enough", ".", "250 done")
+	c.send("efgh\n.\necho z\n")
+	c.want("210 ...", "z", ".", "250 done")
+	// However much it is.
 	c.send("sip\n")
 	c.want(ask)
 	c.send("abcd" + strings.Repeat("echo x\n", 100_000) + ".\necho y\n")

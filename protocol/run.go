@@ -56,7 +56,7 @@ func (s *session) verb(id string, argv []string) (goOn bool) {
 
 	ctx, cancel := context.WithCancel(s.server.verbs)
 	r := &reply{to: &s.out, keep: keep, whole: !s.term.TTY, wrote: time.Now()}
-	in := newInput(r)
+	in := newInput(ctx, r)
 	var stdin io.Reader = in
 	if s.term.TTY {
 		stdin = nil
@@ -70,7 +70,6 @@ func (s *session) verb(id string, argv []string) (goOn bool) {
 	go func() {
 		defer s.server.end(who.User)
 		defer cancel()
-		defer context.AfterFunc(ctx, func() { in.w.CloseWithError(context.Cause(ctx)) })()
 		start := time.Now()
 		exit := s.call(func() int {
 			return s.server.opts.Verbs(ctx, who, argv, stdin, stdout{r}, stderr{r}, s.term)
@@ -180,7 +179,7 @@ func (s *session) watch(w *wait, r *reply, in *input, cancel func(), unwatched b
 		case <-wanted:
 			wanted = nil
 			var err error
-			if goOn, err = s.feed(in); err != nil && !unwatched {
+			if goOn, err = s.feed(in, w); err != nil && !unwatched {
 				cancel()
 			}
 			s.conn.SetReadDeadline(time.Time{}) // before done is looked at, so that it takes no kick away
@@ -234,6 +233,7 @@ func beats(r *reply, done, hurry <-chan struct{}, most time.Duration) {
 
 // input is what a verb reads. Its first reading has the client asked for it.
 type input struct {
+	ctx    context.Context // of the verb
 	r      *io.PipeReader
 	w      *io.PipeWriter
 	reply  *reply
@@ -241,16 +241,17 @@ type input struct {
 	wanted chan struct{}
 }
 
-func newInput(r *reply) *input {
-	in := &input{reply: r, wanted: make(chan struct{})}
+func newInput(ctx context.Context, r *reply) *input {
+	in := &input{ctx: ctx, reply: r, wanted: make(chan struct{})}
 	in.r, in.w = io.Pipe()
 	return in
 }
 
 func (in *input) Read(p []byte) (int, error) {
 	in.once.Do(func() {
+		context.AfterFunc(in.ctx, func() { in.w.CloseWithError(context.Cause(in.ctx)) }) // at the latest when the verb ends
+		close(in.wanted)                                                                 // first: what answers the question must find somebody who knows of it
 		in.reply.ask()
-		close(in.wanted)
 	})
 	return in.r.Read(p)
 }
@@ -260,8 +261,8 @@ var errCutOff = errors.New("standard input was cut off")
 // feed reads the input of a verb from the client to its end, also when the verb
 // does not. goOn is false when nobody knows where the next line begins; the error
 // is that the client is gone.
-func (s *session) feed(in *input) (goOn bool, err error) {
-	b := body{lf: s.in.lf}
+func (s *session) feed(in *input, w *wait) (goOn bool, err error) {
+	b, over := body{lf: s.in.lf}, false
 	s.in.lf = false
 	var buf []byte
 	for {
@@ -286,6 +287,16 @@ func (s *session) feed(in *input) (goOn bool, err error) {
 			return false, nil
 		}
 		if err := s.in.fill(false); err != nil {
+			if isTimeout(err) && !over {
+				// It may be no more than word that the verb is over.
+				select {
+				case <-w.done:
+					<-w.kicked
+					over = true
+					continue
+				default:
+				}
+			}
 			in.w.CloseWithError(errCutOff)
 			if errors.Is(err, io.EOF) {
 				s.eof = true

@@ -54,7 +54,7 @@ type Options struct {
 // for its default.
 type Limits struct {
 	Connections int           // at once; 20,000
-	PerAddress  int           // connections of one address (of one /64 in IPv6) at once; 256
+	PerAddress  int           // connections of one address (one /64 in IPv6, one user on a Unix socket) at once; 256
 	PerToken    int           // connections of one token at once; 256
 	Strangers   int           // connections that have shown no token yet; 1,024
 	Running     int           // verbs under way at once; 256
@@ -176,6 +176,9 @@ func (s *Server) take(c net.Conn) {
 			return
 		}
 		se.who = func() (quarry.Identity, error) { return who, nil }
+		if who.Role != quarry.RoleAdmin {
+			se.from = "user " + who.User
+		}
 	}
 	if why := s.admit(se); why != "" {
 		s.log.Debug("a text connection is refused", "from", se.from, "why", why)

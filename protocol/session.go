@@ -19,7 +19,7 @@ import (
 type session struct {
 	server *Server
 	conn   net.Conn
-	from   string // what counts as its address; "" on a Unix socket
+	from   string // what counts as its address; "" for an admin on a Unix socket
 
 	token    string // key of the identity that was shown; guarded by server.mu, as is the next
 	stranger bool   // counted as one that has shown no token
@@ -75,6 +75,7 @@ func (s *session) run() {
 	s.in.conn = s.conn
 	s.out.conn, s.out.stall, s.out.give = s.conn, l.Stall, func() {}
 	opened := time.Now()
+	s.conn.SetReadDeadline(opened.Add(l.AuthTime)) // a handshake reads, too
 	s.out.line(codeGreeting, "quarry %s ready", s.server.opts.Version)
 	for {
 		line, ok, err := s.in.next()

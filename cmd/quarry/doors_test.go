@@ -155,8 +155,8 @@ func TestDoors(t *testing.T) {
 		exit      int
 		has       string
 	}{
-		{"status 1", "", 0, "tiny"}, {"status 1 --json", "", 0, `"number": 1`}, {"status tiny --json", "", 0, "[\n"}, {"status 17", "", control.ExitNotFound, "no such build"},
-		{"status tiny-1.0", "", 0, "tiny"}, {"status --blocked --json", "", 0, "["}, {"log 1", "", control.ExitNotFound, "has not begun"}, {"log -n -1 1", "", control.ExitUsage, "negative"},
+		{"status 1 --json", "", 0, `"number": 1`}, {"status tiny --json", "", 0, "[\n"}, {"status 17", "", control.ExitNotFound, "no such build"},
+		{"status tiny-1.0 --json", "", 0, "tiny"}, {"status --blocked --json", "", 0, "["}, {"log 1", "", control.ExitNotFound, "has not begun"}, {"log -n -1 1", "", control.ExitUsage, "negative"},
 		{"graph tiny", "", 0, "tiny"}, {"graph tiny --format dot", "", 0, "digraph"}, {"graph tiny --format svg", "", 0, "<svg"}, {"plan", "", 0, "tiny"},
 		{"plan --simulate --order path --file - --json", plan, 0, "makespan"}, {"plan --simulate --file - --json", "{}", control.ExitError, "quarry: "},
 		{"images list --json", "", 0, "bases"}, {"images show x86_64:none", "", control.ExitNotFound, "quarry: "},
