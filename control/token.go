@@ -47,6 +47,8 @@ func (f *Farm) tokensOf(c *Call, user string) error {
 		return errors.New("this farm keeps no tokens")
 	case isLocal(c.Who) && c.Who.Role != quarry.RoleAdmin:
 		return &Error{ExitForbidden, fmt.Errorf("%s: whoever comes through the socket's group has no tokens: be the daemon's user, or ask over SSH", c.Verb.Name)}
+	case c.Who.User == "":
+		return &Error{ExitForbidden, fmt.Errorf("%s: nobody in particular has no tokens: say who you are", c.Verb.Name)}
 	case c.Who.Role != quarry.RoleAdmin && user != c.Who.User:
 		return &Error{ExitForbidden, fmt.Errorf("%s: only an admin may do this for others, and you are a %s", c.Verb.Name, c.Who.Role)}
 	}

@@ -54,11 +54,13 @@ func TestTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	member := quarry.Identity{Packager: quarry.Packager{User: "alice", Key: socketKey}, Role: quarry.RoleReader}
+	nobody := quarry.Identity{Role: quarry.RoleReader} // who may look without a token
 	for _, tt := range []struct {
 		who   quarry.Identity
 		words string
 		code  int
 	}{
+		{nobody, "token list", ExitForbidden}, {nobody, "token list --json", ExitForbidden}, {nobody, "token add", ExitForbidden}, {nobody, "token revoke " + mineID, ExitForbidden},
 		{as("alice"), "token add bob", ExitForbidden}, {as("bob"), "token add --role maintainer", ExitError}, {as("root"), "token add nobody", ExitError},
 		{Owner(), "token add", ExitUsage}, {as("alice"), "token add --expires soon", ExitUsage}, {as("alice"), "token add --expires -1h", ExitUsage},
 		{byToken, "token add", ExitForbidden}, {member, "token add alice", ExitForbidden}, {member, "token list", ExitForbidden},
