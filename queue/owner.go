@@ -77,7 +77,9 @@ type owner struct {
 	stale      bool                 // the board's pauses and problems are
 	stuck      map[int64]error      // recording builds whose record cannot be made
 	cancels    map[int64]context.CancelCauseFunc
-	busy       int // worker slots taken
+	busy       int     // worker slots taken
+	lent       []*loan // that do something else than a build
+	borrowers  []*loan // who wait for one
 	recorders  int
 	aides      int // goroutines of aside
 

@@ -56,7 +56,7 @@ func (o *owner) run(ctx context.Context) error {
 	o.q.postAfter(firstPlanWait, func(o *owner) { o.planned = true })
 	o.flush()
 	stop := ctx.Done()
-	for !o.stopping || o.busy+o.recorders+o.aides > 0 {
+	for !o.stopping || o.busy+o.recorders+o.aides+len(o.lent) > 0 {
 		select {
 		case f := <-o.q.events:
 			f(o)
@@ -211,6 +211,11 @@ func (o *owner) dispatch() {
 	for o.busy < o.q.opts.Workers {
 		it := o.next(now, gate)
 		if it == nil {
+			o.lend(now)
+			return
+		}
+		if o.recall(it, now) {
+			o.enqueue(it)
 			return
 		}
 		c := *it
