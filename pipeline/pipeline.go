@@ -4,6 +4,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,6 +58,10 @@ type Input struct {
 	Reproduce string    // a command that shows a failure again
 	Log       io.Writer // gets the output of the steps; errors are its own business
 	OnStep    func(step string)
+	// Name is the workspace's, where the build's number is another's; "": that number.
+	Name string
+	// Into gets the artifact; nil: the store where the dependencies are.
+	Into *extract.Artifacts
 }
 
 // Pipeline is where builds are made. It may be used by several goroutines.
@@ -96,7 +101,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 	in.OnStep(quarry.StepPrepare)
 	lim := p.limits(in.Recipe)
 	ws, err := p.Images.Workspace(ctx, images.Spec{
-		Name: fmt.Sprint(in.Build.Number), Arch: p.arch(env.System()), Channel: in.Build.Channel,
+		Name: cmp.Or(in.Name, fmt.Sprint(in.Build.Number)), Arch: p.arch(env.System()), Channel: in.Build.Channel,
 		Limits: lim,
 		// No network, whatever the recipe asks for: a build that could fetch
 		// could not be reproduced.
@@ -163,7 +168,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		in.OnStep(quarry.StepExtract)
 		begun := time.Now()
 		out.Facts, out.Artifact, err = extract.Tree(ctx, res.Staged, extract.Options{
-			UIDBase: ws.UID, GIDBase: ws.GID, Store: p.Artifacts, SourceTime: in.Build.Time,
+			UIDBase: ws.UID, GIDBase: ws.GID, Store: cmp.Or(in.Into, p.Artifacts), SourceTime: in.Build.Time,
 			Base: base, Deps: depIndexes(in.Deps), BuildPaths: []string{"/quarry"}, Cross: crossOf(env),
 		})
 		var refused *extract.RefusedError
