@@ -43,6 +43,10 @@ func (id Identity) MayPush(pkg string) bool {
 	return false
 }
 
+// Reaches reports whether the token that somebody has shown is good for a package.
+// It says nothing of what they may do with it.
+func (id Identity) Reaches(pkg string) bool { return matches(id.Only, pkg) }
+
 // matches reports whether a name matches one of the patterns, if there are any.
 func matches(patterns []string, name string) bool {
 	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(pattern string) bool {

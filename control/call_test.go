@@ -15,6 +15,7 @@ import (
 	"testing/iotest"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/results"
 	"github.com/spf13/pflag"
 )
 
@@ -180,6 +181,36 @@ func TestChannelPermissions(t *testing.T) {
 		var list bytes.Buffer
 		if err := json.Unmarshal([]byte(out), &got); err != nil || json.Compact(&list, got.Channels) != nil || got.User != tt.who.User || list.String() != tt.list {
 			t.Errorf("%s gets %s (%v)", tt.who.User, out, err)
+		}
+	}
+}
+
+// Who may change which packages of a channel as a whole.
+func TestMayChange(t *testing.T) {
+	f := &Farm{Channels: []Channel{{Name: "open"}, {Name: "pushed", Push: []string{"carol"}}, {Name: "promoted", Push: []string{"bob"}, Promote: []string{"carol"}}}}
+	person := func(user string, packages, only []string) quarry.Identity {
+		return quarry.Identity{Packager: quarry.Packager{User: user}, Role: quarry.RoleMaintainer, Packages: packages, Only: only}
+	}
+	bob, carol := person("bob", []string{"lib*"}, nil), person("carol", []string{"lib*"}, nil)
+	narrow := person("carol", nil, []string{"libz"})
+	for _, tt := range []struct {
+		who      quarry.Identity
+		channel  string
+		packages string
+		may      bool
+	}{
+		{bob, "open", "libz", true}, {bob, "open", "libz git", false}, {admin, "open", "git", true},
+		{bob, "pushed", "", false}, {bob, "pushed", "libz", false}, {carol, "pushed", "libz", true}, {carol, "pushed", "git", false},
+		{bob, "promoted", "", false}, {bob, "promoted", "libz", false}, {carol, "promoted", "libz git", true}, // theirs to say
+		{narrow, "open", "libz", true}, {narrow, "open", "libz git", false}, {narrow, "promoted", "libz", true}, {narrow, "promoted", "libz git", false},
+		{admin, "absent", "", false},
+	} {
+		var moves []results.Move
+		for _, pkg := range strings.Fields(tt.packages) {
+			moves = append(moves, results.Move{Target: quarry.Target{Channel: tt.channel, Package: pkg, Version: "1.0", Arch: "x86_64"}})
+		}
+		if err := f.mayChange(&Call{Who: tt.who}, tt.channel, moves); (err == nil) != tt.may {
+			t.Errorf("%s, %v: %q on %s: %v", tt.who.User, tt.who.Only, tt.packages, tt.channel, err)
 		}
 	}
 }

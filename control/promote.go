@@ -61,7 +61,7 @@ func (f *Farm) promoteVerbs() Table {
 
 // mayChange reports why the caller may not change packages of a channel: with a
 // list of those who promote, it is theirs to say; without one it is whoever may
-// push the package to the channel.
+// push the package to the channel. A token goes no further than its packages.
 func (f *Farm) mayChange(c *Call, channel string, moves []results.Move) error {
 	for _, ch := range f.Channels {
 		if ch.Name != channel {
@@ -71,7 +71,15 @@ func (f *Farm) mayChange(c *Call, channel string, moves []results.Move) error {
 			if !c.Who.Among(ch.Promote) {
 				return &Error{ExitForbidden, fmt.Errorf("%s may not promote to %s: %s may", c.Who.User, channel, quarry.People(ch.Promote))}
 			}
+			for _, m := range moves {
+				if !c.Who.Reaches(m.Package) {
+					return &Error{ExitForbidden, fmt.Errorf("package %s is not among those of the token: show another, or ask over SSH", m.Package)}
+				}
+			}
 			return nil
+		}
+		if !c.Who.Among(ch.Push) {
+			return &Error{ExitForbidden, fmt.Errorf("%s may not push to %s: %s may", c.Who.User, channel, quarry.People(ch.Push))}
 		}
 		for _, m := range moves {
 			if err := f.forbidden(c, m.Target); err != nil {
