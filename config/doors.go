@@ -7,12 +7,16 @@ type Web struct {
 	// listens on.
 	URL    string `toml:"url"`
 	Public bool   `toml:"public"` // whoever has no token may look
+	// PublicSources lets them clone the packages' repositories, too, and not only the
+	// results.
+	PublicSources bool `toml:"public_sources"`
 	// MetricsPublic lets whoever has no token see /metrics, whatever Public says.
 	MetricsPublic bool   `toml:"metrics_public"`
 	TLS           string `toml:"tls"`        // self: with a certificate of the farm's own making
 	Cert          string `toml:"cert"`       // file with a certificate, and those that it leads to
 	Key           string `toml:"key"`        // file with its key
 	MaxUpload     Size   `toml:"max_upload"` // bytes of the largest upload
+	Fetches       int    `toml:"fetches"`    // git clones and fetches that run at one time; 0: four for each core
 	// Proxy says that every connection comes from a proxy of one's own, and that
 	// what it says of its clients is true.
 	Proxy bool `toml:"proxy"`

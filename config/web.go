@@ -57,6 +57,8 @@ func (c *Config) checkWeb() error {
 		return fmt.Errorf("web.tls is \"self\" and web.cert is given: remove one of them")
 	case w.MaxUpload < 1<<20:
 		return fmt.Errorf("web.max_upload is %d bytes: no package's sources go into less than 1 MiB", w.MaxUpload)
+	case w.Fetches < 0:
+		return fmt.Errorf("web.fetches is %d: give how many git fetches may run at one time, or 0 for four for each core", w.Fetches)
 	}
 	return nil
 }

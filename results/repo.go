@@ -140,6 +140,8 @@ func (r *Repo) Path() string { return r.path }
 const gitConfig = `[core]
 	repositoryformatversion = 0
 	filemode = true
+//   - hideRefs: the farm's git hides these refs in packages' repositories; here
+//     they are to be had. A plain clone does not ask for them.
 	bare = true
 	fsync = all
 [gc]
@@ -154,6 +156,7 @@ const gitConfig = `[core]
 `
 
 // create makes a bare repository unless something is there. It is made beside
+	hideRefs = !refs/quarry
 // and then renamed, so that nobody ever sees half of one.
 func create(path, head string) error {
 	entries, err := os.ReadDir(path)

@@ -33,6 +33,9 @@ func (s *Server) Push(pkg string) (path string, leave func(), err error) {
 	return path, leave, nil
 }
 
+// GitEnv is the environment of a git that reads a repository for somebody.
+func (s *Server) GitEnv() []string { return s.gitEnv() }
+
 // PushEnv is the environment of a git that pushes to such a repository for
 // somebody.
 func (s *Server) PushEnv(id quarry.Identity, pkg string) []string {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"html/template"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -44,6 +45,12 @@ func Fail(w http.ResponseWriter, r *http.Request, p Problem) {
 	h.Set("Cache-Control", "no-store")
 	if p.Status == http.StatusRequestEntityTooLarge {
 		h.Set("Connection", "close") // the rest is not waited for
+	}
+	if isGit(r.URL.Path) { // which shows its user what is text
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(p.Status)
+		_, _ = io.WriteString(w, p.Detail+"\n")
+		return
 	}
 	if wantsHTML(r) {
 		h.Set("Content-Type", "text/html; charset=utf-8")

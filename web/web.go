@@ -69,6 +69,7 @@ type Options struct {
 	Pages   http.Handler // all other paths
 	Metrics http.Handler // /metrics
 	Health  http.Handler // /healthz and /readyz, which everybody may ask
+	Git     http.Handler // /NAME.git/...
 
 	// Identify says whose a token is. Without it no token is good.
 	Identify func(token string) (quarry.Identity, error)
@@ -138,6 +139,15 @@ func New(o Options) *Server {
 		}
 	}
 	s.handler = Routes(mux)
+	if routes := s.handler; o.Git != nil {
+		s.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if isGit(r.URL.Path) {
+				o.Git.ServeHTTP(w, r)
+			} else {
+				routes.ServeHTTP(w, r)
+			}
+		})
+	}
 	return s
 }
 
@@ -283,6 +293,22 @@ func Who(ctx context.Context) quarry.Identity {
 		return rq.who
 	}
 	return quarry.Identity{}
+}
+
+// Client is the address of a request's client, e.g. 192.0.2.7: of IPv6 the network,
+// e.g. 2001:db8::/64.
+func Client(ctx context.Context) string {
+	if rq := of(ctx); rq != nil {
+		return client(rq.from)
+	}
+	return ""
+}
+
+// isGit reports whether a path is one that git asks for: of a repository, which no
+// page's first part is.
+func isGit(path string) bool {
+	name, _, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return ok && strings.HasSuffix(name, ".git")
 }
 
 // WithWho is a context of a request by id, for tests of single handlers.

@@ -30,32 +30,53 @@ func (e *refusal) answer(w http.ResponseWriter, r *http.Request) {
 // realm is what a client is asked for a token to.
 const realm = `Bearer realm="quarry"`
 
+// gitRealm is the same for git, which knows names and passwords: the token is the
+// password, and the name may be any.
+const gitRealm = `Basic realm="quarry", charset="UTF-8"`
+
+// Unauthorized answers that a token is needed.
+func Unauthorized(w http.ResponseWriter, r *http.Request, detail string) {
+	challenge := realm
+	if isGit(r.URL.Path) {
+		challenge = gitRealm
+	}
+	(&refusal{http.StatusUnauthorized, detail, challenge}).answer(w, r)
+}
+
 // identify finds out who asks. A token that is not good is refused where nobody
 // needs one, too: who gives one means to be somebody.
 func (s *Server) identify(r *http.Request, rq *request) *refusal {
 	all := r.Header.Values("Authorization")
+	challenge, malformed, wrong := realm, realm+`, error="invalid_request"`, realm+`, error="invalid_token"`
+	if isGit(r.URL.Path) {
+		challenge, malformed, wrong = gitRealm, gitRealm, gitRealm
+	}
 	if len(all) == 0 {
 		if !s.opts.Public {
-			return &refusal{http.StatusUnauthorized, "this farm shows itself only to those with a token: send it as Authorization: Bearer TOKEN", realm}
+			return &refusal{http.StatusUnauthorized, "this farm shows itself only to those with a token: send it as Authorization: Bearer TOKEN, or to git as the password", challenge}
 		}
 		rq.who = Anonymous
 		return nil
 	}
 	scheme, token, _ := strings.Cut(all[0], " ")
 	token = strings.TrimSpace(token)
+	if strings.EqualFold(scheme, "Basic") && isGit(r.URL.Path) {
+		_, token, _ = r.BasicAuth()
+		scheme = "Bearer"
+	}
 	if len(all) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return &refusal{http.StatusUnauthorized, "the header Authorization has not the form Bearer TOKEN", realm + `, error="invalid_request"`}
+		return &refusal{http.StatusUnauthorized, "the header Authorization has not the form Bearer TOKEN", malformed}
 	}
 	if !s.private(r, rq.from) && !s.opts.InsecureTokens {
 		return &refusal{status: http.StatusForbidden, detail: "the token came over plain HTTP, readable for everybody on the way: revoke it, and use https"}
 	}
 	var err error
 	if s.opts.Identify == nil {
-		return &refusal{http.StatusUnauthorized, "this farm has no tokens", realm + `, error="invalid_token"`}
+		return &refusal{http.StatusUnauthorized, "this farm has no tokens", wrong}
 	}
 	if rq.who, err = s.opts.Identify(token); err != nil {
 		rq.who = quarry.Identity{}
-		return &refusal{http.StatusUnauthorized, err.Error(), realm + `, error="invalid_token"`}
+		return &refusal{http.StatusUnauthorized, err.Error(), wrong}
 	}
 	return nil
 }

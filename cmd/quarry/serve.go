@@ -179,7 +179,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	look := newPages(c, st, farm, log)
-	site, siteListener, err := newWeb(c, web.Options{API: calls, Pages: look, ErrorPage: look.ErrorPage, Identify: bearers.Lookup, Metrics: m.Handler(), Health: metrics.Health(st.health(q)), Observe: m.Request}, log)
+	site, siteListener, err := newWeb(c, web.Options{API: calls, Pages: look, Git: newGit(c, packages, door, m, log), ErrorPage: look.ErrorPage, Identify: bearers.Lookup, Metrics: m.Handler(), Health: metrics.Health(st.health(q)), Observe: m.Request}, log)
 	if err != nil {
 		return err
 	}
