@@ -29,7 +29,6 @@ type failuresData struct {
 	Packages int    // that have failures
 	Known    int    // groups that match
 	All      string // address of all groups; "" when all are shown
-	At       time.Time
 }
 
 type failureGroup struct {
@@ -61,7 +60,7 @@ func (s *Site) failures(ctx context.Context, r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &failuresData{Channel: v.Channel(), Channels: choices(v.Channel(), "", s.channels()...), Class: p["class"], Classes: choices(p["class"], "any", classes(v)...), At: v.Time()}
+	d := &failuresData{Channel: v.Channel(), Channels: choices(v.Channel(), "", s.channels()...), Class: p["class"], Classes: choices(p["class"], "any", classes(v)...)}
 	shown := groupsShown
 	if p["all"] != "" {
 		shown = 20 * groupsShown

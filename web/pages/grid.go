@@ -15,11 +15,11 @@ var gridKeys = []string{"channel", "show", "q", "from"}
 
 const (
 	// gridRows is how many packages are on one page: with ten archs that is 300 KB,
-	// 20 of them on the wire.
+	// 10 of them on the wire.
 	gridRows = 200
-	// gridKept is how old the picture of all packages may be. Making it takes 30 ms
-	// for 10,000 packages on ten archs.
-	gridKept = 2 * time.Second
+	// gridKept is how old the picture of all packages may be. Making it takes some
+	// 50 ms for 10,000 packages on ten archs, and that should not be felt by builds.
+	gridKept = 5 * time.Second
 )
 
 // grid is where all packages of a channel stand.
@@ -46,12 +46,14 @@ func (s *Site) gridOf(v *results.View) (*grid, error) {
 	g := &grid{stander: st, counts: make([][standings]int, len(st.archs)), made: time.Now()}
 	names := st.names()
 	g.rows = make([]gridRow, 0, len(names))
+	bare := *st
+	bare.bare = true
 	stands := make([]standing, len(names)*len(st.archs))
 	for _, name := range names {
 		r := gridRow{name: name, pkg: v.Package(name), rel: st.newest(name)}
 		r.version = newestOf(r.pkg, r.rel)
 		r.stand, stands = stands[:len(st.archs):len(st.archs)], stands[len(st.archs):]
-		for i, c := range st.row(r.pkg, r.rel, r.version) {
+		for i, c := range bare.row(r.pkg, r.rel, r.version) {
 			r.stand[i] = c.Standing
 			g.counts[i][c.Standing]++
 		}
@@ -81,11 +83,13 @@ func (s *Site) grid(v *results.View) (*grid, error) {
 	return l.get(func() (*grid, error) { return s.gridOf(v) })
 }
 
-// gridShows are the choices of which packages to list.
-var gridShows = []struct {
-	Value, Text string
+// gridShow is a choice of which packages to list: those with an arch that matches.
+type gridShow struct {
+	value, text string
 	match       func(standing) bool
-}{
+}
+
+var gridShows = []gridShow{
 	{"", "all packages", func(standing) bool { return true }},
 	{"failed", "with failures", func(s standing) bool { return s == standFailed }},
 	{"missing", "not built, or outdated", func(s standing) bool {
@@ -136,12 +140,7 @@ func (s *Site) gridPage(ctx context.Context, r *http.Request) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	show := slices.IndexFunc(gridShows, func(c struct {
-		Value, Text string
-		match       func(standing) bool
-	}) bool {
-		return c.Value == p["show"]
-	})
+	show := slices.IndexFunc(gridShows, func(c gridShow) bool { return c.value == p["show"] })
 	if show < 0 {
 		return nil, badRequest("show=%.40q is not there: choose of failed, missing, active and declined", p["show"])
 	}
@@ -155,7 +154,7 @@ func (s *Site) gridPage(ctx context.Context, r *http.Request) (*page, error) {
 	}
 	d := &gridData{Words: p, Channel: v.Channel(), Channels: choices(v.Channel(), "", s.channels()...), All: len(g.rows), Made: g.made, Surveyed: g.g != nil}
 	for i, c := range gridShows {
-		d.Shows = append(d.Shows, choice{c.Value, c.Text, i == show})
+		d.Shows = append(d.Shows, choice{c.value, c.text, i == show})
 	}
 	for st := standDone; st < standings; st++ {
 		d.Legend = append(d.Legend, st)

@@ -91,6 +91,7 @@ type stander struct {
 	lost    map[placeKey]quarry.Build // newest, that ended without a record
 	g       *graph.Graph              // nil before git has been read
 	view    *results.View
+	bare    bool // only standings are wanted: cells have no addresses and reasons
 }
 
 // stander looks at the builds of a package, or of all for "".
@@ -127,6 +128,13 @@ func (st *stander) newest(pkg string) *quarry.Release {
 	return nil
 }
 
+func (st *stander) recordURL(e *results.Entry) string {
+	if st.bare {
+		return ""
+	}
+	return st.s.recordURL(e.Target(st.channel))
+}
+
 // row tells where a version of a package stands on each arch of the channel. p
 // and r may be nil, not both.
 func (st *stander) row(p *results.Package, r *quarry.Release, version string) []cell {
@@ -150,12 +158,12 @@ func (st *stander) row(p *results.Package, r *quarry.Release, version string) []
 			c := at(e.Arch)
 			switch {
 			case e.Version == version && (c.Standing == standNone || c.Version == version && e.Build > c.Build):
-				*c = cell{standDone, e.Arch, e.Version, e.Build, st.s.recordURL(e.Target(st.channel)), ""}
+				*c = cell{standDone, e.Arch, e.Version, e.Build, st.recordURL(e), ""}
 				if e.Fault != nil {
 					c.Standing, c.Reason = standFailed, said(e.Fault)
 				}
 			case e.Fault == nil && c.Standing == standNone && quarry.CompareVersions(e.Version, version) < 0:
-				*c = cell{standOutdated, e.Arch, e.Version, e.Build, st.s.recordURL(e.Target(st.channel)), "only " + e.Version + " is built"}
+				*c = cell{standOutdated, e.Arch, e.Version, e.Build, st.recordURL(e), "only " + e.Version + " is built"}
 			}
 		}
 	}

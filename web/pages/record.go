@@ -27,7 +27,6 @@ type recordData struct {
 	Raw       string // address of the record's text
 	Artifact  string // address; "" where it is not to be had
 	LogLine   string // address of the line of the log that tells
-	Cell      *cell  // how the newest release stands on the arch, where that is another build
 	Times     []stepTime
 	Deps      []depShown
 	Libraries []libraryShown

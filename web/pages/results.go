@@ -2,7 +2,6 @@ package pages
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -173,8 +172,6 @@ type resultsData struct {
 	Words                            map[string]string
 	Channels, Statuses, Archs, Class []choice
 	Channel                          string
-	Commit                           string
-	At                               time.Time // when the newest of all was recorded
 	Entries                          []*results.Entry
 	Total                            int // of all, without filters
 	First, Older                     string
@@ -198,7 +195,7 @@ func (s *Site) results(ctx context.Context, r *http.Request) (*page, error) {
 		return nil, err
 	}
 	d := &resultsData{
-		Words: p, Channel: v.Channel(), Commit: v.Commit(), At: v.Time(),
+		Words: p, Channel: v.Channel(),
 		Channels: choices(v.Channel(), "", s.channels()...),
 		Statuses: choices(p["status"], "any", string(quarry.Succeeded), string(quarry.Failed)),
 		Archs:    choices(p["arch"], "any", s.archs(v.Channel())...),
@@ -384,12 +381,4 @@ func (s *Site) artifact(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "public, max-age=31536000, immutable") // its name says what it holds
 	h.Set("ETag", `"`+sha+`"`)
 	http.ServeContent(w, r, "", time.Time{}, f)
-}
-
-// counted is human text for how many there are.
-func counted(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%s %s", number(n), many)
 }
