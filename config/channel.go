@@ -28,7 +28,10 @@ type Channel struct {
 	// a role. An admin always may. Empty: whoever may push the package.
 	Push    []string `toml:"push"`
 	Promote []string `toml:"promote"`
-	Setup   Setup    `toml:"setup"`
+	// State is stable, unstable or development: what package servers tell of it.
+	// Blank: by the channel's name, see [Config.StateOf].
+	State string `toml:"state"`
+	Setup Setup  `toml:"setup"`
 }
 
 // Setup brings a base up to date for a channel. Without files and commands
@@ -95,6 +98,9 @@ func (c *Config) checkChannels() error {
 		}
 		if ch.Base != "" && quarry.CheckChannel(ch.Base) != nil { // the names of bases have the same grammar
 			return bad(fmt.Errorf("%.40q names no base: use lower-case ASCII letters, digits and -, as in images load x86_64:trixie FILE", ch.Base), "base")
+		}
+		if err := checkState(ch.State); err != nil {
+			return bad(err, "state")
 		}
 		for _, l := range []struct {
 			key  string
