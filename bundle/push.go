@@ -47,7 +47,7 @@ type Options struct {
 	Env    func(who quarry.Identity, pkg string) []string
 	Limits Limits
 	Most   int64         // bytes of a bundle as it is sent; 0: 2 GiB
-	AtOnce int           // pushes under way; 0: 4
+	AtOnce int           // pushes under way, and bundles that are looked at; 0: 4
 	Time   time.Duration // that git gets for each; 0: 10 minutes
 }
 
@@ -55,8 +55,9 @@ type Options struct {
 type Pusher struct {
 	opts  Options
 	git   string
-	slots chan struct{}
-	one   locks // of packages
+	slots chan struct{} // of pushes
+	looks chan struct{} // of checks: what is packed may ask for 128 MiB to be unpacked
+	one   locks         // of packages
 }
 
 // New makes a pusher.
@@ -80,7 +81,7 @@ func New(o Options) (*Pusher, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder for bundles cannot be made: %w", err)
 	}
-	return &Pusher{opts: o, git: git, slots: make(chan struct{}, o.AtOnce)}, nil
+	return &Pusher{opts: o, git: git, slots: make(chan struct{}, o.AtOnce), looks: make(chan struct{}, o.AtOnce)}, nil
 }
 
 // Request says where a bundle is to go.
@@ -100,8 +101,11 @@ type Pushed struct {
 	Said    []string `json:"said,omitempty"` // what the hooks said
 }
 
-// Check reads a bundle and says what is in it.
+// Check reads a bundle and says what is in it. Others may have to wait for it: r
+// has to be at hand, and no connection.
 func (p *Pusher) Check(r io.Reader) (*Tree, error) {
+	p.looks <- struct{}{}
+	defer func() { <-p.looks }()
 	return Read(From(r), p.opts.Limits, func(int64, io.Reader) (int, error) { return 0, nil })
 }
 

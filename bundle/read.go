@@ -199,6 +199,7 @@ type reading struct {
 	files   map[string]int    // place in list
 	kinds   map[string]bool   // what is there: true is a folder
 	recipes map[string][]byte // package.json at the top, and one below
+	below   bool              // there is one below
 	links   map[string]string // target of each symbolic link
 }
 
@@ -243,7 +244,11 @@ func (rd *reading) entry(h *tar.Header, r io.Reader) error {
 			if len(data) > maxRecipe {
 				return bad("%s has more than %d bytes", name, maxRecipe)
 			}
-			rd.recipes[name], r = data, bytes.NewReader(data)
+			// That of a second folder is of no use: there may be only one.
+			if below := strings.Contains(name, "/"); !below || !rd.below {
+				rd.recipes[name], rd.below = data, rd.below || below
+			}
+			r = bytes.NewReader(data)
 		}
 	case tar.TypeSymlink:
 		f.Mode, size, r = ModeLink, int64(len(h.Linkname)), strings.NewReader(h.Linkname)

@@ -185,6 +185,20 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
+// A tar of folders that each look like a package costs no more memory than one.
+func TestReadKeepsOneRecipe(t *testing.T) {
+	rd := &reading{limits: Limits{Size: 1 << 30, Entries: 1000}, content: new(contents).add, kinds: map[string]bool{}, files: map[string]int{}, recipes: map[string][]byte{}, links: map[string]string{}}
+	for i := range 100 {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprintf("%d/package.json", i), Size: int64(len(hello))}
+		if err := rd.entry(h, strings.NewReader(hello)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(rd.recipes) != 1 {
+		t.Errorf("%d recipes are kept", len(rd.recipes))
+	}
+}
+
 // Trouble of reading is none of the bundle.
 func TestReadBrokenSource(t *testing.T) {
 	whole := pack(t, entry{name: "package.json", data: hello})
