@@ -31,8 +31,10 @@ type Entry struct {
 	ended, took  int64 // milliseconds; ended since 1970
 	source       [32]byte
 	artifact     [32]byte
+	abi          [32]byte
 	sourceLength uint8 // bytes: 20, or 32 in a repository of SHA-256
 	hasArtifact  bool
+	hasABI       bool
 	who          unique.Handle[quarry.Packager]
 	info         unique.Handle[info]
 }
@@ -52,6 +54,7 @@ type Fault struct {
 type info struct {
 	description, category  string
 	needed, provides, used string
+	recommended, optional  string
 }
 
 // Status is succeeded or failed.
@@ -84,6 +87,14 @@ func (e *Entry) Artifact() string {
 	return hex.EncodeToString(e.artifact[:])
 }
 
+// ABI is what others are built against, see quarry.Facts.ABI; "" if there is nothing.
+func (e *Entry) ABI() string {
+	if !e.hasABI {
+		return ""
+	}
+	return hex.EncodeToString(e.abi[:])
+}
+
 // Blob is git's name for the record's text: another one is another record.
 func (e *Entry) Blob() string { return e.blob.String() }
 
@@ -98,6 +109,10 @@ func (e *Entry) Category() string { return e.info.Value().category }
 
 // Needed lists what the recipe needs, as it writes it: zlib-1.3.1 or zlib>=1.2.
 func (e *Entry) Needed() []string { return split(e.info.Value().needed) }
+
+// Recommended and Optional list what else the recipe names, likewise.
+func (e *Entry) Recommended() []string { return split(e.info.Value().recommended) }
+func (e *Entry) Optional() []string    { return split(e.info.Value().optional) }
 
 // Provides lists the virtual packages that it stands for, as the recipe writes
 // them: name or name-version.
@@ -124,12 +139,13 @@ type brief struct {
 	schema                 int64
 	status                 string
 	pkg, version, arch     string
-	source, artifact       string
+	source, artifact, abi  string
 	build, revision        int64
 	artifactSize, size     int64
 	started, ended         time.Time
 	description, category  string
 	needed, provides, used []string
+	recommended, optional  []string
 	who                    quarry.Packager
 	step, cause, class     string
 	message, err           string
@@ -144,6 +160,7 @@ func briefOf(r *Record) brief {
 		schema: int64(r.Schema), status: string(r.Status), pkg: r.Package, version: r.Version, arch: r.Arch, source: r.Source, artifact: r.Artifact,
 		build: r.Build, revision: r.Revision, artifactSize: r.ArtifactSize, size: r.InstalledSize, started: r.Started, ended: r.Ended,
 		description: r.Description, category: r.Category, needed: r.Recipe.Needed, provides: r.Recipe.Provides, who: r.Packager,
+		abi: r.ABI, recommended: r.Recipe.Recommended, optional: r.Recipe.Optional,
 	}
 	for _, d := range r.Dependencies {
 		if d.Direct {
@@ -175,7 +192,7 @@ func newEntry(data []byte, blob plumbing.Hash, t quarry.Target) (*Entry, error) 
 		Package: t.Package, Version: unique.Make(b.version).Value(), Arch: unique.Make(b.arch).Value(),
 		Build: b.build, Revision: b.revision, Size: b.size, ArtifactSize: b.artifactSize,
 		blob: blob, who: unique.Make(b.who),
-		info: unique.Make(info{b.description, b.category, joined(b.needed), joined(b.provides), joined(b.used)}),
+		info: unique.Make(info{b.description, b.category, joined(b.needed), joined(b.provides), joined(b.used), joined(b.recommended), joined(b.optional)}),
 	}
 	if n := len(b.source); n == 40 || n == 64 {
 		if k, err := hex.Decode(e.source[:], []byte(b.source)); err == nil {
@@ -185,6 +202,10 @@ func newEntry(data []byte, blob plumbing.Hash, t quarry.Target) (*Entry, error) 
 	if len(b.artifact) == 64 {
 		_, err := hex.Decode(e.artifact[:], []byte(b.artifact))
 		e.hasArtifact = err == nil
+	}
+	if len(b.abi) == 64 {
+		_, err := hex.Decode(e.abi[:], []byte(b.abi))
+		e.hasABI = err == nil
 	}
 	if !b.ended.IsZero() {
 		e.ended = b.ended.UnixMilli()
@@ -345,6 +366,8 @@ func (b *brief) set(section, key, value string) (wanted, good bool) {
 			s = &b.category
 		case "artifact":
 			s = &b.artifact
+		case "abi":
+			s = &b.abi
 		case "artifact_size":
 			n = &b.artifactSize
 		case "installed_size":
@@ -369,6 +392,10 @@ func (b *brief) set(section, key, value string) (wanted, good bool) {
 		switch key {
 		case "needed":
 			l = &b.needed
+		case "recommended":
+			l = &b.recommended
+		case "optional":
+			l = &b.optional
 		case "provides":
 			l = &b.provides
 		}
