@@ -31,7 +31,7 @@ type Release struct {
 	Time     time.Time `json:"time"`   // the commit's committer time; becomes SOURCE_DATE_EPOCH
 	Pushed   time.Time `json:"pushed,omitzero"`
 	Packager Packager  `json:"packager"`
-	Repo     string    `json:"repo"`               // path of the bare repository, e.g. var/repos/zlib.git
+	Repo     string    `json:"repo,omitempty"`     // path of the bare repository, e.g. var/repos/zlib.git; only the farm's own parts are told
 	Archs    []string  `json:"archs"`              // what to build it for; already limited to the channel's
 	Needs    []string  `json:"needs,omitempty"`    // needed dependencies as the recipe writes them, e.g. zlib-1.3.1
 	Provides []string  `json:"provides,omitempty"` // virtual packages, as name or name-version

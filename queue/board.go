@@ -108,10 +108,12 @@ func (b *board) show(number int64, it *item) {
 	}
 }
 
-// view is a copy of a build for the outside. A queued build that nothing else
-// keeps says that the queue is paused. b.mu is held.
+// view is a copy of a build for the outside, which need not know where on this
+// machine its repository is. A queued build that nothing else keeps says that the
+// queue is paused. b.mu is held.
 func (b *board) view(it *item) quarry.Build {
 	out := it.Build
+	out.Repo = ""
 	out.Archs = slices.Clone(out.Archs)
 	out.Needs = slices.Clone(out.Needs)
 	if out.State == quarry.Queued {

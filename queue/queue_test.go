@@ -32,6 +32,14 @@ func TestPushToRecord(t *testing.T) {
 	if got.State != quarry.Failed || got.Reason != "make ended with status 2" || got.Record == "" {
 		t.Errorf("got %+v", plain(got))
 	}
+	if got.Repo != "" {
+		t.Errorf("whoever looks is told where the farm keeps its repositories: %s", got.Repo)
+	}
+	for _, o := range w.history {
+		if o.Build.Repo == "" {
+			t.Errorf("who built %v was not told where the repository is", o.Build)
+		}
+	}
 	if again := q.pushed("bad"); len(again) != 0 {
 		t.Errorf("a failure is a record, yet it is built again: %v", again)
 	}
