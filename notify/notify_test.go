@@ -95,9 +95,16 @@ func (f *farm) start() {
 		}
 	})
 	f.t.Cleanup(f.stop)
+	// What happens before that is not news to it.
 	f.until("the notifier has begun", func() bool {
-		_, err := os.Stat(filepath.Join(f.opts.Dir, stateFile))
-		return f.opts.Mail == nil || err == nil
+		s, err := loadState(f.opts.Dir)
+		begun := err == nil && (s.Begun || f.opts.Mail == nil)
+		for _, h := range n.hooks {
+			h.mu.Lock()
+			begun = begun && h.state.Begun
+			h.mu.Unlock()
+		}
+		return begun
 	})
 }
 
