@@ -19,6 +19,17 @@ type Packager struct {
 	Name  string `json:"name,omitempty" toml:"name,omitempty"`   // e.g. Alice Liddell
 	Email string `json:"email,omitempty" toml:"email,omitempty"` // e.g. alice@morphux.org
 	Key   string `json:"key,omitempty" toml:"key,omitempty"`     // fingerprint of the key that pushed, e.g. SHA256:uNiV...
+
+	// Of a push that was signed (git push --signed): the fingerprint of the key that
+	// signed it, and the blob in the package's repository that is the certificate.
+	Signed      string `json:"signed,omitempty" toml:"signed,omitempty"`
+	Certificate string `json:"certificate,omitempty" toml:"certificate,omitempty"`
+}
+
+// Person is the packager without what is of one push alone.
+func (p Packager) Person() Packager {
+	p.Signed, p.Certificate = "", ""
+	return p
 }
 
 // Release is one version of a package at one commit, made by pushing the

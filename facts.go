@@ -24,6 +24,7 @@ type Outcome struct {
 	Ended    time.Time `json:"ended"`
 	LogLines []string  `json:"log_lines,omitempty"` // the last 200 at most; filled for failures
 	Warnings []string  `json:"warnings,omitempty"`
+	LogSum   string    `json:"log_sum,omitempty"` // SHA-256 of the whole log, hex
 }
 
 // Info is what the recipe says about the package beyond how to build it. It is
@@ -174,6 +175,11 @@ type HostInfo struct {
 	Processes int64 `json:"processes,omitempty"` // and threads
 	Step      int64 `json:"step,omitempty"`      // seconds that one step may take
 	Silence   int64 `json:"silence,omitempty"`   // seconds without output
+	Log       int64 `json:"log,omitempty"`       // bytes of output
+
+	Jobs    int    `json:"jobs,omitempty"`    // make -j
+	Command string `json:"command,omitempty"` // builder in the image that was called instead of the built-in steps
+	Binary  string `json:"binary,omitempty"`  // SHA-256 of the quarry binary that built, hex
 }
 
 // DepUsed is a dependency that was installed into the workspace.

@@ -30,6 +30,7 @@ import (
 type Settings struct {
 	Name     string // of this builder, in records
 	Version  string // of Quarry
+	Binary   string // SHA-256 of its binary, hex; for records
 	HostArch string // this machine's arch
 	Jobs     int    // make -j
 	Command  string // builder in the image to call instead of the built-in steps
@@ -144,6 +145,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 	fmt.Fprintf(log, "==> quarry: build %d, attempt %d: %s at %.12s in instance %.19s (%s)\n", in.Build.Number,
 		in.Build.Attempt, in.Build.Target(), in.Build.Commit, ws.Instance.Digest, how)
 	job := p.job(in, log)
+	out.Host.Jobs = job.Jobs
 	triplet := ""
 	if job.Cross != nil {
 		triplet = job.Cross.Triplet
@@ -265,6 +267,7 @@ func (p *Pipeline) host(ws *images.Workspace) quarry.HostInfo {
 		Runtime: ws.Runtime, CPUs: runtime.NumCPU(), Quarry: p.Settings.Version,
 		Memory: max(0, ws.Limits.Memory), Disk: max(0, ws.Limits.Disk), Processes: max(0, ws.Limits.Pids),
 		Step: int64(p.Settings.Step.Seconds()), Silence: int64(p.Settings.Silence.Seconds()),
+		Log: p.Settings.Log, Command: p.Settings.Command, Binary: p.Settings.Binary,
 	}
 }
 

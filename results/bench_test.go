@@ -75,7 +75,7 @@ func recordFiles(tb testing.TB, o *quarry.Outcome) map[string][]byte {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	edits, err := recordEdits(rec, list)
+	edits, err := recordEdits(rec, list, Provenance{})
 	if err != nil {
 		tb.Fatal(err)
 	}

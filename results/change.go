@@ -17,6 +17,7 @@ import (
 type proposal struct {
 	moves    []Move
 	edits    []edit    // besides those of the moves
+	others   []Move    // that may has to let through besides: what edits is about
 	source   *Snapshot // where the records of the moves stand
 	never    []string  // reasons against it, see [RefusedError]
 	unforced []string
@@ -66,7 +67,7 @@ func (r *Repo) carryOut(ctx context.Context, p *proposal, snap *Snapshot, lock *
 		edits = append(edits, some...)
 	}
 	if p.may != nil {
-		if err := p.may(p.moves); err != nil {
+		if err := p.may(slices.Concat(p.moves, p.others)); err != nil {
 			return tip, err
 		}
 	}
@@ -112,7 +113,7 @@ func (r *Repo) carryOut(ctx context.Context, p *proposal, snap *Snapshot, lock *
 func (p *proposal) editsOf(m Move) ([]edit, error) {
 	list := []edit{{path: RecordPath(m.Target)}, {path: FilesPath(m.Target)}}
 	if m.Blob == "" {
-		return list, nil
+		return append(list, Provenance{}.edits(m.Target)...), nil
 	}
 	list[0].hash = plumbing.NewHash(m.Blob)
 	h, err := p.source.blob(FilesPath(m.Target))
@@ -123,6 +124,13 @@ func (p *proposal) editsOf(m Move) ([]edit, error) {
 		return nil, fmt.Errorf("%s has no list of files in %s: build it again: %w", m.Target, p.source.channel, ErrNotFound)
 	}
 	list[1].hash = h
+	for _, path := range provenancePaths {
+		// The zero hash takes away what is there of another build.
+		if h, err = p.source.blob(path(m.Target)); err != nil {
+			return nil, err
+		}
+		list = append(list, edit{path: path(m.Target), hash: h})
+	}
 	return append(list, edit{path: FailurePath(m.Target)}), nil
 }
 

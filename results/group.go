@@ -231,6 +231,7 @@ func (r *Repo) Submit(ctx context.Context, s quarry.Submission) error {
 				continue
 			}
 			edits = append(edits, edit{path: RecordPath(k.rec.Target()), blob: k.text}, edit{path: FilesPath(k.rec.Target()), blob: k.files})
+			edits = append(edits, k.proof.edits(k.rec.Target())...)
 		}
 	} else if !errors.Is(err, ErrNoGroup) {
 		r.opts.Logger.Warn("an earlier submission cannot be read and is replaced", "group", s.Group, "error", err)
@@ -244,6 +245,7 @@ func (r *Repo) Submit(ctx context.Context, s quarry.Submission) error {
 type stagedRecord struct {
 	rec         *Record
 	text, files []byte
+	proof       Provenance
 }
 
 // staged reads the successes of the members that are wanted, in the order of their
@@ -267,6 +269,9 @@ func (r *Repo) staged(g *group, want func(quarry.Member) bool) (list []stagedRec
 				continue
 			}
 			k := stagedRecord{rec: rec}
+			if k.proof, err = s.Provenance(m.Package, m.Version, arch); err != nil && !errors.Is(err, ErrNotFound) {
+				return nil, err
+			}
 			for path, to := range map[string]*[]byte{RecordPath(rec.Target()): &k.text, FilesPath(rec.Target()): &k.files} {
 				h, err := r.odb.lookup(g.root, path, false)
 				if err == nil && h.IsZero() {
@@ -396,6 +401,10 @@ func (r *Repo) Stage(ctx context.Context, o *quarry.Outcome) (string, error) {
 		return "", err
 	}
 	list, err := filesText(rec, o)
+	var proof Provenance
+	if err == nil {
+		proof, err = r.prove(rec)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%v cannot be recorded: %w", b, err)
 	}
@@ -415,7 +424,7 @@ func (r *Repo) Stage(ctx context.Context, o *quarry.Outcome) (string, error) {
 		before, _, _ := snap.at(RecordPath(rec.Target()), rec.Target())
 		rec.Revision = revision(rec, before)
 		var edits []edit
-		if edits, err = recordEdits(rec, list); err == nil {
+		if edits, err = recordEdits(rec, list, proof); err == nil {
 			h, err = r.commitGroup(ctx, g.ref, g.root, g.tip, edits, rec.Packager, r.message(rec, b))
 		}
 	}

@@ -92,7 +92,7 @@ func (r *Repo) land(ctx context.Context, g *group, list []stagedRecord, lock *re
 		// One that cannot be read is replaced, and counted as none.
 		before, _, _ := snap.at(RecordPath(rec.Target()), rec.Target())
 		rec.Revision = revision(&rec, before)
-		some, err := recordEdits(&rec, k.files)
+		some, err := recordEdits(&rec, k.files, k.proof)
 		if err != nil {
 			return tip, err
 		}

@@ -38,7 +38,7 @@ func NewRecord(o *quarry.Outcome, sbuSeconds float64) (*Record, error) {
 		Without:     slices.Clone(b.Without),
 		Description: oneLine(o.Info.Description, maxCommand), Category: oneLine(o.Info.Category, maxMessage),
 		SourceTime: b.Time, Pushed: b.Pushed, Started: o.Started, Ended: o.Ended,
-		Warnings: lines(o.Warnings, maxWarnings),
+		Warnings: lines(o.Warnings, maxWarnings), LogSum: o.LogSum,
 		Packager: b.Packager,
 		Time:     times(o, sbuSeconds),
 		Usage:    usage(o.Usage),

@@ -71,7 +71,8 @@ type Promotion struct {
 	// that is needed would be there, which this package does not know the rules of.
 	Check func(before, after *Snapshot, moves []Move) (never, unforced []string, err error)
 
-	// May reports why what would move may not be moved by who asks; nil: it may.
+	// May reports why what would move, or would lose or get the record of a failure,
+	// may not be changed by who asks; nil: it may.
 	May func(moves []Move) error
 
 	By     quarry.Packager // who promotes
@@ -312,8 +313,8 @@ func packager(moves []Move) (who quarry.Packager, ok bool) {
 		case m.Blob == "":
 			return who, false
 		case !ok:
-			who, ok = m.Packager, true
-		case m.Packager != who:
+			who, ok = m.Packager.Person(), true
+		case m.Packager.Person() != who:
 			return who, false
 		}
 	}

@@ -45,6 +45,7 @@ type Record struct {
 	ArtifactSize  int64  `toml:"artifact_size,omitempty"`  // bytes, compressed
 	InstalledSize int64  `toml:"installed_size,omitempty"` // apparent bytes of all files
 	ABI           string `toml:"abi,omitempty"`            // quarry.Facts.ABI
+	LogSum        string `toml:"log_sha256,omitempty"`     // of the whole log, hex
 
 	SourceTime time.Time `toml:"source_time,omitzero"` // of the commit; SOURCE_DATE_EPOCH of the build
 	Pushed     time.Time `toml:"pushed,omitzero"`
@@ -190,4 +191,9 @@ type Host struct {
 	Processes int64 `toml:"processes,omitempty"`
 	Step      int64 `toml:"step,omitempty"`    // seconds
 	Silence   int64 `toml:"silence,omitempty"` // seconds
+	Log       int64 `toml:"log,omitempty"`     // bytes of output
+
+	Jobs    int    `toml:"jobs,omitempty"`
+	Command string `toml:"command,omitempty"` // builder in the image that was called instead of the built-in steps
+	Binary  string `toml:"binary,omitempty"`  // SHA-256 of the quarry binary
 }

@@ -31,6 +31,9 @@ type Options struct {
 	// between the lines that begin and end a signature, these included. nil: commits
 	// are not signed.
 	Sign func(commit []byte) ([]byte, error)
+	// Prove attests how the success in a record was made; nil: nobody does. The
+	// revision of the record is not known yet.
+	Prove func(*Record) (Provenance, error)
 	// Log says where the full log of a build is found, for the trailer Log. The
 	// default is the command that shows it.
 	Log func(quarry.Build) string
@@ -137,11 +140,11 @@ func (r *Repo) Path() string { return r.path }
 //   - gc.auto: Quarry melts packs together itself, and it never prunes.
 //   - allowFilter, allowAnySHA1InWant: a client may fetch the trees and only
 //     the records that it wants (git clone --filter=blob:none).
+//   - hideRefs: the farm's git hides these refs in packages' repositories; here
+//     they are to be had. A plain clone does not ask for them.
 const gitConfig = `[core]
 	repositoryformatversion = 0
 	filemode = true
-//   - hideRefs: the farm's git hides these refs in packages' repositories; here
-//     they are to be had. A plain clone does not ask for them.
 	bare = true
 	fsync = all
 [gc]
@@ -153,10 +156,10 @@ const gitConfig = `[core]
 [uploadpack]
 	allowFilter = true
 	allowAnySHA1InWant = true
+	hideRefs = !refs/quarry
 `
 
 // create makes a bare repository unless something is there. It is made beside
-	hideRefs = !refs/quarry
 // and then renamed, so that nobody ever sees half of one.
 func create(path, head string) error {
 	entries, err := os.ReadDir(path)

@@ -51,9 +51,13 @@ func (r *Repo) Record(ctx context.Context, o *quarry.Outcome) (string, error) {
 		return "", err
 	}
 	list, err := filesText(rec, o)
+	var proof Provenance
+	if err == nil {
+		proof, err = r.prove(rec)
+	}
 	if err == nil {
 		// What cannot be written is known before anything is.
-		_, err = recordEdits(rec, list)
+		_, err = recordEdits(rec, list, proof)
 	}
 	if err != nil {
 		return "", fmt.Errorf("%v cannot be recorded: %w", o.Build, err)
@@ -61,7 +65,7 @@ func (r *Repo) Record(ctx context.Context, o *quarry.Outcome) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h, err := r.attempt(ctx, rec.Channel, func(lock *refLock, tip plumbing.Hash) (plumbing.Hash, error) {
-		return r.record(ctx, rec, o.Build, list, lock, tip)
+		return r.record(ctx, rec, o.Build, list, proof, lock, tip)
 	})
 	if err != nil {
 		return "", fmt.Errorf("%v cannot be recorded in %s: %w", o.Build, r.path, err)
@@ -119,7 +123,7 @@ func filesText(rec *Record, o *quarry.Outcome) ([]byte, error) {
 	return list, err
 }
 
-func recordEdits(rec *Record, list []byte) ([]edit, error) {
+func recordEdits(rec *Record, list []byte, proof Provenance) ([]edit, error) {
 	t := rec.Target()
 	text, err := rec.Marshal()
 	if err != nil {
@@ -131,11 +135,11 @@ func recordEdits(rec *Record, list []byte) ([]edit, error) {
 	if rec.Status == quarry.Failed {
 		return []edit{{path: FailurePath(t), blob: text}}, nil
 	}
-	return []edit{{path: RecordPath(t), blob: text}, {path: FilesPath(t), blob: list}, {path: FailurePath(t)}}, nil
+	return append([]edit{{path: RecordPath(t), blob: text}, {path: FilesPath(t), blob: list}, {path: FailurePath(t)}}, proof.edits(t)...), nil
 }
 
 // record makes one attempt, see [Repo.attempt].
-func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []byte, lock *refLock, tip plumbing.Hash) (plumbing.Hash, error) {
+func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []byte, proof Provenance, lock *refLock, tip plumbing.Hash) (plumbing.Hash, error) {
 	var root plumbing.Hash
 	before := Available{}
 	if !tip.IsZero() {
@@ -151,7 +155,7 @@ func (r *Repo) record(ctx context.Context, rec *Record, b quarry.Build, list []b
 		before, _, _ = snap.at(RecordPath(rec.Target()), rec.Target())
 	}
 	rec.Revision = revision(rec, before)
-	edits, err := recordEdits(rec, list)
+	edits, err := recordEdits(rec, list, proof)
 	if err != nil {
 		return tip, err
 	}

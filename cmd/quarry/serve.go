@@ -85,11 +85,11 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	used := usage.Open(afero.NewBasePathFs(afero.NewOsFs(), c.LogDir()))
-	sign, err := openSigner(c, log)
+	signer, err := openSigner(c, log)
 	if err != nil {
 		return err
 	}
-	res, err := results.Open(c.Results(), results.Options{Sign: sign, SBU: time.Duration(c.Build.Standard).Seconds(), Head: c.DefaultChannel, Logger: log})
+	res, err := results.Open(c.Results(), results.Options{Sign: commitSigner(signer), Prove: prover(c, signer), SBU: time.Duration(c.Build.Standard).Seconds(), Head: c.DefaultChannel, Logger: log})
 	if err != nil {
 		return err
 	}

@@ -20,8 +20,8 @@ const principal = "quarry@localhost"
 
 // openSigner opens the key that commits are signed with, and sees to it that the
 // file of allowed signers has it. A key that is there no more stays in the file,
-// for what it has signed, but only until now.
-func openSigner(c *config.Config, log *slog.Logger) (func([]byte) ([]byte, error), error) {
+// for what it has signed, but only until now. nil: nothing is signed.
+func openSigner(c *config.Config, log *slog.Logger) (*trust.Signer, error) {
 	if c.Sign.Off {
 		return nil, nil
 	}
@@ -62,7 +62,15 @@ func openSigner(c *config.Config, log *slog.Logger) (func([]byte) ([]byte, error
 			return nil, err
 		}
 	}
-	return signer.SignCommit, nil
+	return signer, nil
+}
+
+// commitSigner is how commits are signed; nil: they are not.
+func commitSigner(signer *trust.Signer) func([]byte) ([]byte, error) {
+	if signer == nil {
+		return nil
+	}
+	return signer.SignCommit
 }
 
 // signers reads the file of allowed signers.

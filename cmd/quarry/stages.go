@@ -101,7 +101,7 @@ func newPipeline(c *config.Config, store *images.Store, log *slog.Logger) (*pipe
 		Images: store, Artifacts: artifacts,
 		Libraries: &pipeline.Libraries{Dir: filepath.Join(c.State, "cache", "libraries")},
 		Settings: pipeline.Settings{
-			Name: c.Builder, Version: version, HostArch: config.HostArch(), Jobs: c.Jobs(), Command: c.Build.Command, Triplets: c.Build.Triplets,
+			Name: c.Builder, Version: version, Binary: binarySum(), HostArch: config.HostArch(), Jobs: c.Jobs(), Command: c.Build.Command, Triplets: c.Build.Triplets,
 			Limits: limits(c), Step: time.Duration(c.Limits.Step), Silence: time.Duration(c.Limits.Silence), Log: int64(c.Limits.Log), Monitor: time.Duration(c.Monitor.Every),
 		},
 	}, nil
@@ -272,6 +272,11 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 	if err != nil {
 		return nil, err
 	}
+	defer func() { // when the log is whole
+		if out != nil {
+			out.LogSum = f.logSum(b)
+		}
+	}()
 	defer func() {
 		if err != nil {
 			why := err
