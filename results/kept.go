@@ -30,8 +30,13 @@ func (r *Repo) Keep(ctx context.Context, kind, name string, text []byte) error {
 	if err := errors.Join(quarry.CheckName(kind), quarry.CheckName(name)); err != nil {
 		return err
 	}
+	return r.keepBelow(ctx, kind, name, text)
+}
+
+// keepBelow writes a text below refs/quarry/: below is one word or, with a slash, two.
+func (r *Repo) keepBelow(ctx context.Context, below, name string, text []byte) error {
 	if len(text) > maxKept {
-		return fmt.Errorf("%s %s has %d bytes: %d is the most that is kept", kind, name, len(text), maxKept)
+		return fmt.Errorf("%s %s has %d bytes: %d is the most that is kept", below, name, len(text), maxKept)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -45,7 +50,8 @@ func (r *Repo) Keep(ctx context.Context, kind, name string, text []byte) error {
 		return err
 	}
 	r.packs++
-	dir := filepath.Join(r.path, filepath.FromSlash(keptDir), kind)
+	top := filepath.Join(r.path, filepath.FromSlash(keptDir))
+	dir := filepath.Join(top, filepath.FromSlash(below))
 	err = os.MkdirAll(dir, 0o777)
 	tmp := filepath.Join(r.own.dir, "kept-"+name)
 	if err == nil {
@@ -59,7 +65,11 @@ func (r *Repo) Keep(ctx context.Context, kind, name string, text []byte) error {
 		return err
 	}
 	// The folders may be new.
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)), syncDir(filepath.Dir(filepath.Dir(dir))))
+	for err == nil && len(dir) >= len(filepath.Dir(top)) {
+		err = syncDir(dir)
+		dir = filepath.Dir(dir)
+	}
+	return err
 }
 
 // Kept reads all texts of a kind, by name. Those that cannot be read are told of
@@ -68,16 +78,25 @@ func (r *Repo) Kept(kind string) (map[string][]byte, error) {
 	if err := quarry.CheckName(kind); err != nil {
 		return nil, err
 	}
+	refs, err := keptRefs(r.path, kind)
+	if err != nil {
+		return nil, err
+	}
+	return r.odb.keptTexts(kind, refs)
+}
+
+// keptRefs lists what refs/quarry/BELOW/NAME point to, by name.
+func keptRefs(repo, below string) (map[string]string, error) {
 	refs := map[string]string{}
-	err := eachPackedRef(r.path, func(name, hash string) {
-		if s, ok := strings.CutPrefix(name, keptDir+kind+"/"); ok {
+	err := eachPackedRef(repo, func(name, hash string) {
+		if s, ok := strings.CutPrefix(name, keptDir+below+"/"); ok {
 			refs[s] = hash
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(r.path, filepath.FromSlash(keptDir), kind)
+	dir := filepath.Join(repo, filepath.FromSlash(keptDir), filepath.FromSlash(below))
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -89,6 +108,10 @@ func (r *Repo) Kept(kind string) (map[string][]byte, error) {
 		}
 		refs[e.Name()] = strings.TrimSpace(string(b))
 	}
+	return refs, nil
+}
+
+func (o *odb) keptTexts(below string, refs map[string]string) (map[string][]byte, error) {
 	texts := make(map[string][]byte, len(refs))
 	var errs []error
 	for name, hash := range refs {
@@ -96,12 +119,12 @@ func (r *Repo) Kept(kind string) (map[string][]byte, error) {
 			continue // nothing that Keep has written
 		}
 		if !isHex(hash, 40) {
-			errs = append(errs, fmt.Errorf("%s%s/%s holds %.60q, no object: restore it with git update-ref, or remove it", keptDir, kind, name, hash))
+			errs = append(errs, fmt.Errorf("%s%s/%s holds %.60q, no object: restore it with git update-ref, or remove it", keptDir, below, name, hash))
 			continue
 		}
-		b, err := r.odb.get(plumbing.BlobObject, plumbing.NewHash(hash))
+		b, err := o.get(plumbing.BlobObject, plumbing.NewHash(hash))
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s%s/%s cannot be read: %w", keptDir, kind, name, err))
+			errs = append(errs, fmt.Errorf("%s%s/%s cannot be read: %w", keptDir, below, name, err))
 			continue
 		}
 		texts[name] = slices.Clone(b)
