@@ -137,6 +137,11 @@ func TestRawLog(t *testing.T) {
 	if resp.StatusCode != http.StatusPartialContent || text != whole.String()[whole.Len()-10:] {
 		t.Errorf("the end: %s, %q", resp.Status, text)
 	}
+	// A log is read through from its start for each part that lies before the last.
+	resp, text = w.get(at, "Range", "bytes=2000-2001,1000-1001,0-0")
+	if resp.StatusCode != http.StatusOK || text != whole.String() {
+		t.Errorf("several parts: %s, %d bytes", resp.Status, len(text))
+	}
 	if resp, _ = w.get(at, "Range", "bytes=99999999-"); resp.StatusCode != http.StatusRequestedRangeNotSatisfiable {
 		t.Errorf("beyond the end: %s", resp.Status)
 	}
