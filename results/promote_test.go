@@ -249,6 +249,24 @@ func TestRollback(t *testing.T) {
 	if want := fmt.Sprintf("Bob|take back commit %.12s|%s", second.New, second.New); strings.TrimSpace(subject) != want {
 		t.Errorf("commit %q, want %q", subject, want)
 	}
+	// Whoever may not change a package may not take its failure away either.
+	record(t, r, on("stable", "carol", failing("vim", "9.0", "x86_64", 6)))
+	failed := strings.TrimSpace(git(t, r.Path(), "rev-parse", "stable"))
+	for _, b := range []Rollback{{Commit: failed}, {Commit: done.New, Restore: true}} {
+		var asked []string
+		b.Channel, b.By, b.May = "stable", bob, func(moves []Move) error {
+			for _, m := range moves {
+				asked = append(asked, m.Target.String())
+			}
+			return errors.New("not yours")
+		}
+		if _, err := r.Rollback(ctx, b); err == nil || !strings.Contains(err.Error(), "not yours") || !slices.Equal(asked, []string{"vim 9.0 x86_64"}) {
+			t.Errorf("of a failure, asked of %q: %v", asked, err)
+		}
+	}
+	if _, err := r.Rollback(ctx, Rollback{Channel: "stable", Commit: failed, By: bob}); err != nil {
+		t.Error(err)
+	}
 	// It can be promoted again, and what has been replaced since stays.
 	third := promote(t, r, promotion("zlib 1.4", "git 2.40"))
 	record(t, r, on("testing", "alice", sample("git", "2.40", "x86_64", 8)))

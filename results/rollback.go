@@ -78,6 +78,7 @@ func (r *Repo) Rollback(ctx context.Context, b Rollback) (*Promoted, error) {
 			}
 			if failure {
 				prop.edits = append(prop.edits, edit{path: path, hash: want})
+				prop.others = append(prop.others, Move{Target: t})
 				return nil
 			}
 			m, err := moveTo(now, t, want, have)
