@@ -114,7 +114,7 @@ func (f *Farm) shell(ctx context.Context, c *Call) error {
 	if c.JSON() {
 		return usage("shell: --json goes without BUILD: a shell has no JSON form")
 	}
-	b, err := f.build(c.Args[0])
+	b, err := f.build(ctx, c.Args[0])
 	if err != nil {
 		return err
 	}

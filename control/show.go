@@ -114,7 +114,7 @@ func (f *Farm) status(ctx context.Context, c *Call) error {
 	}
 	if len(c.Args) == 1 {
 		if _, err := strconv.ParseInt(strings.TrimPrefix(c.Args[0], "#"), 10, 64); err == nil {
-			b, err := f.build(c.Args[0])
+			b, err := f.build(ctx, c.Args[0])
 			if err != nil {
 				return err
 			}

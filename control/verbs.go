@@ -60,6 +60,8 @@ type Farm struct {
 	Tokens *tokens.Store
 	// Why explains builds; nil: the farm cannot.
 	Why Why
+	// Past finds a build that the queue has forgotten, by its record; nil: nobody can.
+	Past func(ctx context.Context, number int64) (quarry.Build, bool)
 	// Notify tells people and programs what happens; nil: nobody does.
 	Notify Notify
 	// Bundles makes releases of tars; nil: nobody does.
@@ -177,12 +179,24 @@ func number(s string) (int64, error) {
 	return n, nil
 }
 
-func (f *Farm) build(s string) (quarry.Build, error) {
+// Build gives a build that the queue knows or that, as the queue forgets what is
+// long over, has a record. The error wraps [queue.ErrUnknown] where there is neither.
+func (f *Farm) Build(ctx context.Context, n int64) (quarry.Build, error) {
+	b, err := f.Queue.Get(n)
+	if errors.Is(err, queue.ErrUnknown) && f.Past != nil {
+		if past, ok := f.Past(ctx, n); ok {
+			return past, nil
+		}
+	}
+	return b, err
+}
+
+func (f *Farm) build(ctx context.Context, s string) (quarry.Build, error) {
 	n, err := number(s)
 	if err != nil {
 		return quarry.Build{}, err
 	}
-	b, err := f.Queue.Get(n)
+	b, err := f.Build(ctx, n)
 	if err != nil {
 		return b, notFound(err)
 	}
@@ -379,7 +393,7 @@ func (f *Farm) rebuild(ctx context.Context, c *Call) error {
 	t := quarry.Target{Channel: c.string("channel"), Arch: c.string("arch")}
 	var ways [][2]string // to read the argument
 	if _, err := strconv.ParseInt(c.Args[0], 10, 64); err == nil {
-		b, err := f.build(c.Args[0])
+		b, err := f.build(ctx, c.Args[0])
 		if err != nil {
 			return err
 		}
@@ -467,14 +481,16 @@ func (f *Farm) known(s string) [][2]string {
 }
 
 func (f *Farm) cancel(ctx context.Context, c *Call) error {
-	b, err := f.build(c.Args[0])
+	b, err := f.build(ctx, c.Args[0])
 	if err != nil {
 		return err
 	}
 	if err := f.forbidden(c, b.Target()); err != nil {
 		return err
 	}
-	if err := f.Queue.Cancel(ctx, b.Number, c.Who.User); err != nil {
+	if err := f.Queue.Cancel(ctx, b.Number, c.Who.User); errors.Is(err, queue.ErrUnknown) {
+		return fmt.Errorf("%v has ended long ago: it is %s", b, b.State)
+	} else if err != nil {
 		return err
 	}
 	wait, stop := context.WithTimeout(ctx, 30*time.Second)

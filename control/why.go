@@ -270,7 +270,7 @@ func (f *Farm) meant(ctx context.Context, c *Call) (quarry.Build, error) {
 		if arch != "" || channel != "" {
 			return quarry.Build{}, usage("why: --arch and --channel go with a release, and %s is one build", word)
 		}
-		b, err := f.build(word)
+		b, err := f.build(ctx, word)
 		if err != nil {
 			err = notFound(fmt.Errorf("%w; the records know it by its release (why NAME-VERSION)", err))
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/control"
+	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/results"
 	"github.com/Morphux/quarry/web/pages"
 	"golang.org/x/sys/unix"
@@ -18,7 +19,7 @@ func newPages(c *config.Config, st *stages, farm *control.Farm, log *slog.Logger
 	return pages.New(pages.Source{
 		Farm: c.Builder, URL: c.Web.Base(), Version: version, Started: farm.Started,
 		Queue: farm.Queue, Logs: st.logs, Usage: farm.Usage, Plan: farm.Plan, Why: farm.Why,
-		Record: st.recordOf, Past: st.recorded,
+		Record: st.recordOf, Past: farm.Past,
 		Records: pages.Records{Index: st.index, Snapshot: st.results.Snapshot, Lines: farm.Channels, Default: c.DefaultChannel,
 			Artifact: st.pipeline.Artifacts.Open, Clone: st.ssh},
 		Environments: st.images.Environments, Disk: st.space, Workers: c.Ways(), Log: log,
@@ -53,12 +54,23 @@ func (f *stages) recordOf(_ context.Context, b quarry.Build) (*results.Record, e
 	return nil, nil
 }
 
-// recorded is a build that the queue has forgotten, as its record tells.
+// forgotten finds builds that the queue has forgotten.
+func (f *stages) forgotten(q *queue.Queue) func(ctx context.Context, number int64) (quarry.Build, bool) {
+	return func(ctx context.Context, number int64) (quarry.Build, bool) {
+		if number > q.Status().Last { // there never was one
+			return quarry.Build{}, false
+		}
+		return f.recorded(ctx, number)
+	}
+}
+
+// recorded is a build as its record tells.
 func (f *stages) recorded(ctx context.Context, number int64) (quarry.Build, bool) {
 	channels, err := f.index.Channels()
 	if err != nil {
 		return quarry.Build{}, false
 	}
+	var found quarry.Build
 	for _, channel := range channels {
 		view, err := f.index.View(ctx, channel)
 		if err != nil {
@@ -71,20 +83,14 @@ func (f *stages) recorded(ctx context.Context, number int64) (quarry.Build, bool
 			b := quarry.Build{Number: number, Arch: e.Arch, State: e.Status(), Release: quarry.Release{Package: e.Package, Version: e.Version, Channel: channel}}
 			rec, err := f.recordOf(ctx, b)
 			if err != nil || rec == nil {
-				return b, false
+				continue
 			}
-			b.Key, b.Nonce, b.Why, b.Without, b.Attempt = rec.Key, rec.Nonce, rec.Why, rec.Without, max(1, rec.Attempt)
-			b.Commit, b.Time, b.Pushed, b.Packager = rec.Source, rec.SourceTime, rec.Pushed, rec.Packager
-			b.Started, b.Ended, b.Record = rec.Started, rec.Ended, view.Commit()
-			b.Created = rec.Pushed
-			if b.Created.IsZero() {
-				b.Created = rec.Started
+			found = buildOf(rec, view.Commit())
+			found.Channel = channel
+			if rec.Channel == channel { // else it was promoted to where it was found
+				return found, true
 			}
-			if rec.Failure != nil {
-				b.Reason = rec.Failure.Message
-			}
-			return b, true
 		}
 	}
-	return quarry.Build{}, false
+	return found, found.Number != 0
 }

@@ -298,7 +298,9 @@ func TestREST(t *testing.T) {
 	c.call("GET", "/api/v1/builds?package=hello&state=succeeded&limit=1", nil, 304, "If-None-Match", h.Get("ETag"))
 	c.call("GET", "/api/v1/builds?limit=0", nil, 400)
 	c.call("GET", "/api/v1/builds?stat=running", nil, 400)
-	c.call("GET", "/api/v1/builds/1", nil, 200)
+	if _, data = c.call("GET", "/api/v1/builds/1", nil, 200, "Authorization", "none"); bytes.Contains(data, []byte(s.state())) {
+		t.Errorf("anybody is told where the farm keeps its state: %s", data)
+	}
 	c.call("GET", "/api/v1/builds/77", nil, 404)
 	c.call("GET", "/api/v1/builds/1/why", nil, 200)
 	if _, part := c.call("GET", "/api/v1/builds/1/log", nil, 206, "Range", "bytes=3-12"); !bytes.Equal(part, log[3:13]) {
@@ -371,6 +373,27 @@ func TestREST(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "GET, HEAD" {
 		t.Errorf("POST of builds: %d, Allow %q", resp.StatusCode, resp.Header.Get("Allow"))
+	}
+
+	// What the queue has forgotten is known by its record.
+	if err := s.stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(s.state("queue")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	var build quarry.Build
+	_, data = c.call("GET", "/api/v1/builds/1", nil, 200, "Authorization", "none")
+	if decode(data, &build); build.Package != "hello" || build.State != quarry.Succeeded || build.Channel != "testing" || build.Arch != arch || bytes.Contains(data, []byte(s.state())) {
+		t.Errorf("build 1, once forgotten: %s", data)
+	}
+	c.call("GET", "/api/v1/builds/1/why", nil, 200)
+	c.call("GET", "/api/v1/builds/77", nil, 404)
+	if out := s.quarry(t, "why", "1"); !strings.Contains(out, "build 1: hello 1.0 "+arch+" succeeded") {
+		t.Errorf("why of a forgotten build: %s", out)
 	}
 }
 

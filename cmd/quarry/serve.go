@@ -144,6 +144,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	farm := &control.Farm{Queue: q, Logs: logs, Events: happened, Usage: used, Shells: open, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
 		Default: c.DefaultChannel, Workers: c.Ways(), Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}}
 	farm.Why = why{st}
+	farm.Past = st.forgotten(q)
 	teller, err := newNotify(c, farm, happened, res, people, log)
 	if err != nil {
 		return err

@@ -98,7 +98,7 @@ func (a *API) build(r *http.Request) (quarry.Build, error) {
 	if err != nil {
 		return quarry.Build{}, err
 	}
-	b, err := a.farm.Queue.Get(n)
+	b, err := a.farm.Build(r.Context(), n)
 	if err != nil {
 		return b, notFound("%w", err)
 	}
