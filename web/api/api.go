@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/control"
@@ -57,6 +58,7 @@ type API struct {
 	routes []route
 	doc    []byte // the OpenAPI document
 	docTag string
+	beat   time.Duration // between signs of life on a quiet stream of events
 	http.Handler
 }
 
@@ -65,7 +67,7 @@ func New(o Options) (*API, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &API{opts: o, farm: o.Farm, log: o.Log}
+	a := &API{opts: o, farm: o.Farm, log: o.Log, beat: 15 * time.Second}
 	var err error
 	if a.tasks, err = openTasks(o.Tasks, o.Limits, o.Farm, o.Log); err != nil {
 		return nil, err

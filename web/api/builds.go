@@ -336,31 +336,66 @@ func (a *API) writeEvents(ctx context.Context, w io.Writer, rc *http.ResponseCon
 	if !follow && since >= until {
 		return nil
 	}
-	for e, err := range log.Follow(ctx, since) {
-		if err != nil {
-			if ctx.Err() == nil {
-				a.log.Warn("events cannot be read", "err", err)
-			}
-			return nil
-		}
-		if e.Match(kind, pkg) {
-			line := e.Line()
-			if sse {
-				line = fmt.Appendf(nil, "id: %d\nevent: %s\ndata: %s\n", e.N, e.Kind, line)
-			}
-			if _, err := w.Write(line); err != nil {
-				return nil
-			}
-			if follow && rc.Flush() != nil {
-				return nil
-			}
-			if limit--; limit == 0 {
-				return nil
+	send := func(b []byte) bool {
+		_, err := w.Write(b)
+		return err == nil && (!follow || rc.Flush() == nil)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	happens := make(chan happened)
+	go func() {
+		defer close(happens)
+		for e, err := range log.Follow(ctx, since) {
+			select {
+			case happens <- happened{e, err}:
+			case <-ctx.Done():
+				return
 			}
 		}
-		if !follow && e.N >= until {
-			return nil
+	}()
+	// A proxy takes a stream that is quiet for one that is dead.
+	var beat <-chan time.Time
+	if sse {
+		t := time.NewTicker(a.beat)
+		defer t.Stop()
+		beat = t.C
+	}
+	for {
+		select {
+		case <-beat:
+			if !send([]byte(":\n\n")) {
+				return nil
+			}
+		case h, ok := <-happens:
+			switch {
+			case !ok:
+				return nil
+			case h.err != nil:
+				if ctx.Err() == nil {
+					a.log.Warn("events cannot be read", "err", h.err)
+				}
+				return nil
+			case h.Match(kind, pkg):
+				line := h.Line()
+				if sse {
+					line = fmt.Appendf(nil, "id: %d\nevent: %s\ndata: %s\n", h.N, h.Kind, line)
+				}
+				if !send(line) {
+					return nil
+				}
+				if limit--; limit == 0 {
+					return nil
+				}
+			}
+			if !follow && h.N >= until {
+				return nil
+			}
 		}
 	}
-	return nil
+}
+
+// happened is an event, or why there is none.
+type happened struct {
+	events.Event
+	err error
 }
