@@ -290,6 +290,13 @@ func (s *Server) end(user string) {
 	s.group.Done()
 }
 
+// Load counts the connections that are open, and the verbs under way.
+func (s *Server) Load() (connections, verbs int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions), s.running
+}
+
 // isStopping reports whether Shutdown was called.
 func (s *Server) isStopping() bool {
 	select {

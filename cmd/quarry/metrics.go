@@ -11,7 +11,10 @@ import (
 	"github.com/Morphux/quarry/events"
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/metrics"
+	"github.com/Morphux/quarry/notify"
+	"github.com/Morphux/quarry/protocol"
 	"github.com/Morphux/quarry/queue"
+	"github.com/Morphux/quarry/sshd"
 )
 
 // newMetrics makes the farm's metrics. q is asked when somebody looks.
@@ -32,6 +35,29 @@ func newMetrics(c *config.Config, q func() *queue.Queue, store *images.Store, ha
 	})
 	m.Gauge("events_last_number", "Number of the last event.", func() float64 { return float64(happened.Last()) })
 	return m
+}
+
+// doorMetrics adds what is asked of the doors, and of who tells people (nil: nobody).
+func doorMetrics(m *metrics.Metrics, door *sshd.Server, text *protocol.Server, teller *notify.Notifier) {
+	m.Gauge("ssh_connections", "Connections of SSH.", func() float64 { n, _ := door.Load(); return float64(n) })
+	m.Gauge("ssh_sessions", "Commands under way over SSH.", func() float64 { _, n := door.Load(); return float64(n) })
+	m.Gauge("text_connections", "Connections of the text protocol.", func() float64 { n, _ := text.Load(); return float64(n) })
+	m.Gauge("text_verbs", "Verbs under way over the text protocol.", func() float64 { _, n := text.Load(); return float64(n) })
+	letters := func(givenUp bool) func() float64 {
+		return func() float64 {
+			n := 0
+			if teller != nil {
+				for _, l := range teller.Status().Letters {
+					if l.GivenUp.IsZero() != givenUp {
+						n++
+					}
+				}
+			}
+			return float64(n)
+		}
+	}
+	m.Gauge("mail_letters", "Letters that no mail server has taken yet.", letters(false))
+	m.Gauge("mail_letters_given_up", "Letters that were given up.", letters(true))
 }
 
 // health is what keeps the farm from building, by what it is about.

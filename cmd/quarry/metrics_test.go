@@ -76,7 +76,7 @@ func TestMetricsAndHealth(t *testing.T) {
 		`quarry_push_to_start_seconds_count 1`, `quarry_push_to_record_seconds_count 1`, `quarry_results_commit_seconds_count 1`,
 		`quarry_step_duration_seconds_count{step="make"} 1`, `quarry_workers{state="idle"}`, `quarry_queue_paused 0`,
 		`quarry_pool_workspaces{arch="` + arch + `",channel="testing",state="warm"}`, `quarry_state_disk_free_bytes`,
-		`quarry_state_used_bytes{part="results"}`, `quarry_ssh_connections`, `quarry_http_requests_total{code="200",method="GET",route="/metrics"}`,
+		`quarry_state_used_bytes{part="results"}`, `quarry_ssh_connections`, `quarry_text_connections 0`, `quarry_text_verbs 0`, `quarry_mail_letters 0`, `quarry_mail_letters_given_up 0`, `quarry_http_requests_total{code="200",method="GET",route="/metrics"}`,
 	} {
 		until("/metrics", http.StatusOK, want)
 	}

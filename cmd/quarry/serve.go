@@ -159,13 +159,12 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
-	m.Gauge("ssh_connections", "Connections of SSH.", func() float64 { n, _ := door.Load(); return float64(n) })
-	m.Gauge("ssh_sessions", "Commands under way over SSH.", func() float64 { _, n := door.Load(); return float64(n) })
 	text, err := newText(c, bearers, verbs, log)
 	if err != nil {
 		return err
 	}
 	defer text.close()
+	doorMetrics(m, door, text.server, teller)
 	listener, err := net.Listen("tcp", c.SSH.Listen)
 	if err != nil {
 		return fmt.Errorf("ssh.listen %s cannot be listened on: %w", c.SSH.Listen, err)
