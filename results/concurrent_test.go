@@ -190,7 +190,7 @@ func TestMaintenanceComesByItself(t *testing.T) {
 
 func TestMaintainSaysWhatIsWrong(t *testing.T) {
 	r := open(t, Options{Git: "/nonexistent/git"})
-	if err := r.Maintain(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot be repacked") {
+	if err := r.Maintain(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot be maintained") {
 		t.Errorf("Maintain without git: %v", err)
 	}
 }
