@@ -346,5 +346,6 @@ const gitConfig = `# Written by quarry at its start; changes are lost.
 	threads = 1
 	windowMemory = 256m
 [gc]
-	autoDetach = true
+	# The daemon tends the repositories, and prunes nothing.
+	auto = 0
 `

@@ -211,6 +211,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		})
 	})
 	group.Go(func() error { prune(ctx, logs, used, log); return nil })
+	group.Go(func() error { tend(ctx, res, packages, log); return nil })
 	err = group.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		err = nil
