@@ -28,6 +28,8 @@ type Channel struct {
 	// a role. An admin always may. Empty: whoever may push the package.
 	Push    []string `toml:"push"`
 	Promote []string `toml:"promote"`
+	// Signed has releases come to the channel, and leave it, only by signed pushes.
+	Signed bool `toml:"signed"`
 	// State is stable, unstable or development: what package servers tell of it.
 	// Blank: by the channel's name, see [Config.StateOf].
 	State string `toml:"state"`
@@ -111,6 +113,9 @@ func (c *Config) checkChannels() error {
 					return bad(err, l.key)
 				}
 			}
+		}
+		if ch.Signed && c.Git.Signed == SignedOff {
+			return bad(errors.New(`no push can be signed while git.signed is "off": leave one of the two out`), "signed")
 		}
 		if err := ch.Setup.check(func(err error, key ...string) error {
 			return bad(err, append([]string{"setup"}, key...)...)

@@ -120,6 +120,9 @@ type Git struct {
 	Extra   []string `toml:"extra"`    // globs of bare repositories, e.g. /srv/git/packages/*.git
 	MaxPush Size     `toml:"max_push"` // largest push
 	Group   string   `toml:"group"`    // whose hooks may reach this farm, e.g. git; blank: the daemon's own user only
+	// Signed says what becomes of git push --signed: off, allowed (the default), or
+	// required for every release.
+	Signed string `toml:"signed"`
 }
 
 // Push says from where on a push has to be confirmed with -o confirm.
@@ -215,7 +218,7 @@ func Default() *Config {
 		Logs:     Logs{Keep: Duration(90 * 24 * time.Hour), Max: 10 << 30},
 		Events:   Events{Keep: Duration(30 * 24 * time.Hour), Max: 64 << 20},
 		Log:      Log{Format: LogText},
-		Git:      Git{MaxPush: 2 << 30},
+		Git:      Git{MaxPush: 2 << 30, Signed: SignedAllowed},
 		Push:     Push{Confirm: 50},
 		Pool:     Pool{Idle: Duration(time.Hour), MinMemory: 512 << 20, MinDisk: 2 << 30},
 		Monitor:  Monitor{Every: Duration(3 * time.Second)},
@@ -314,6 +317,9 @@ func (c *Config) check() error {
 	}
 	if err := c.checkUnits(); err != nil {
 		return err
+	}
+	if err := c.Git.checkSigned(); err != nil {
+		return bad("%w", err)
 	}
 	if err := c.checkChannels(); err != nil {
 		return err

@@ -1,6 +1,9 @@
 package config
 
-import "path/filepath"
+import (
+	"fmt"
+	"path/filepath"
+)
 
 // Sign says with which key the farm signs its commits.
 type Sign struct {
@@ -12,6 +15,27 @@ type Sign struct {
 	Agent string `toml:"agent"`
 	// Off leaves commits unsigned.
 	Off bool `toml:"off"`
+}
+
+// What [Git.Signed] can be.
+const (
+	SignedOff      = "off"
+	SignedAllowed  = "allowed"
+	SignedRequired = "required"
+)
+
+func (g Git) checkSigned() error {
+	switch g.Signed {
+	case SignedOff, SignedAllowed, SignedRequired:
+		return nil
+	}
+	return fmt.Errorf("git.signed is %q: it is %q, %q or %q", g.Signed, SignedOff, SignedAllowed, SignedRequired)
+}
+
+// MustSign tells whether releases come to a channel only by signed pushes.
+func (c *Config) MustSign(channel string) bool {
+	ch := c.Channels[channel]
+	return c.Git.Signed == SignedRequired || ch != nil && ch.Signed
 }
 
 // SigningKey is the file that [Sign.Key] means.

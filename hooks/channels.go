@@ -23,6 +23,8 @@ import (
 type Channel struct {
 	Name string   `json:"name"`
 	Push []string `json:"push,omitempty"` // who may push to it (see [quarry.Identity.Among]); empty: everybody
+	// Signed has releases come to it, and leave it, only with git push --signed.
+	Signed bool `json:"signed,omitempty"`
 }
 
 // ChannelsEnv is the environment that tells a hook which channels there are.
@@ -34,17 +36,23 @@ func ChannelsEnv(list []Channel) string {
 	return "QUARRY_CHANNELS=" + strings.Join(words, " ")
 }
 
-// String is the channel as one word: stable=alice,role:admin.
+// String is the channel as one word: stable=alice,role:admin, or stable!=... where
+// pushes have to be signed.
 func (c Channel) String() string {
-	if len(c.Push) == 0 {
-		return c.Name
+	word := c.Name
+	if c.Signed {
+		word += "!"
 	}
-	return c.Name + "=" + strings.Join(c.Push, ",")
+	if len(c.Push) == 0 {
+		return word
+	}
+	return word + "=" + strings.Join(c.Push, ",")
 }
 
 func parseChannel(word string) Channel {
 	name, push, limited := strings.Cut(word, "=")
-	c := Channel{Name: name}
+	c := Channel{}
+	c.Name, c.Signed = strings.CutSuffix(name, "!")
 	if limited {
 		c.Push = strings.Split(push, ",") // a blank list names nobody, which is safer than everybody
 	}
@@ -145,7 +153,7 @@ func (e Env) mayTake(ctx context.Context, ref Ref, standard string) error {
 		return fmt.Errorf("%s is on %s, and %s may not push there: %s may; ask one of them, or release another version",
 			ref.Name, c.Name, show(e.Identity.User), quarry.People(c.Push))
 	}
-	return nil
+	return e.mustSign(on)
 }
 
 // mayRelease reports why the pusher may release nothing to a channel, in one

@@ -30,7 +30,7 @@ type Env struct {
 	SSH      string          // how people reach this Quarry by SSH; "" when they do not
 	URL      string          // how people reach the repository; "" when that is not known
 	AliveFD  int             // descriptor that ends when the client is gone; 0: none
-	Cert     string          // blob of a good push certificate (git push --signed)
+	Cert     Certificate     // of a push that was signed (git push --signed)
 	Environ  []string        // whole environment: git needs it to see the quarantine
 }
 
@@ -78,9 +78,7 @@ func NewEnv(environ []string, dir string, s Settings) (Env, error) {
 	if fd, err := strconv.Atoi(env["QUARRY_ALIVE_FD"]); err == nil && fd > 2 {
 		e.AliveFD = fd
 	}
-	if env["GIT_PUSH_CERT_STATUS"] == "G" {
-		e.Cert = env["GIT_PUSH_CERT"]
-	}
+	e.Cert = certificateOf(env)
 	e.Identity, e.From = identity(env)
 	return e, nil
 }

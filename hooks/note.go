@@ -19,12 +19,12 @@ func (e Env) announce(ctx context.Context, refs []Ref, channel, group string) er
 	var list []repos.Next
 	for _, r := range refs {
 		list = append(list, repos.Next{Branch: r.Name, Push: repos.Push{
-			Packager: e.Identity.Packager, Pushed: now, Commit: r.New, Channel: channel, Group: group, Cert: e.Cert,
+			Packager: e.packager(), Pushed: now, Commit: r.New, Channel: channel, Group: group,
 		}})
 	}
 	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
-	return repos.WriteNext(ctx, e.Repo, list)
+	return repos.WriteNext(ctx, e.Repo, list, e.Cert.text)
 }
 
 // note writes into the repository who released a branch, and to which channel.
@@ -32,6 +32,6 @@ func (e Env) note(ctx context.Context, p Push, r Ref) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
 	return repos.WritePush(ctx, e.Repo, r.Name, repos.Push{
-		Packager: p.Packager, Pushed: p.Time, Commit: r.New, Channel: p.Channel, Group: p.Group, Cert: e.Cert,
+		Packager: p.Packager, Pushed: p.Time, Commit: r.New, Channel: p.Channel, Group: p.Group,
 	})
 }

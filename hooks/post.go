@@ -59,7 +59,7 @@ func PostReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer
 	// pre-receive has refused what is wrong and warned of what is unknown;
 	// where it is not installed, a wrong option counts as none.
 	opts, _, _ := env.readOptions()
-	push := Push{Package: env.Package, Repo: env.Repo, Packager: env.Identity.Packager, Channel: opts.channel, Group: opts.group, Time: time.Now().UTC().Truncate(time.Second)}
+	push := Push{Package: env.Package, Repo: env.Repo, Packager: env.packager(), Channel: opts.channel, Group: opts.group, Time: time.Now().UTC().Truncate(time.Second)}
 	var talk []string
 	news := false
 	for _, line := range lines {

@@ -146,6 +146,14 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer,
 	}
 	objs := newObjects(ctx, env)
 	defer objs.close()
+	switch problem, err := env.certify(objs, lines); {
+	case err != nil:
+		say("the push could not be checked, which is no fault of yours: %v", err)
+		return 1
+	case problem != "":
+		say("%s", problem)
+		return 1
+	}
 	var releases []Ref
 	var proposed []Proposed
 	var gone []string
@@ -171,7 +179,8 @@ func PreReceive(ctx context.Context, env Env, stdin io.Reader, stderr io.Writer,
 		}
 		if !asked { // once, before anything costs time
 			asked = true
-			if err := env.mayRelease(cmp.Or(opts.channel, standard)); err != nil {
+			channel := cmp.Or(opts.channel, standard)
+			if err := cmp.Or(env.mayRelease(channel), env.mustSign(channel)); err != nil {
 				say("%v", err)
 				return 1
 			}

@@ -153,6 +153,32 @@ func (s *Store) User(name string) (quarry.Identity, error) {
 	return id, nil
 }
 
+// Keys are the public keys of a person by name.
+func (s *Store) Keys(name string) ([]ssh.PublicKey, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.fresh(); err != nil {
+		return nil, err
+	}
+	var list []ssh.PublicKey
+	for _, p := range s.people {
+		if p.User != name || p.Disabled || p.broken {
+			continue
+		}
+		for _, k := range p.Keys {
+			if s.byKey[k.blob] < 0 {
+				continue // belongs to two people
+			}
+			pub, err := ssh.ParsePublicKey([]byte(k.blob))
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, pub)
+		}
+	}
+	return list, nil
+}
+
 // List is everybody in the folder, by name, and what in it was not taken.
 func (s *Store) List() ([]Person, []Problem, error) {
 	s.mu.Lock()

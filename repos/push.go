@@ -24,7 +24,6 @@ type Push struct {
 	Commit   string          `toml:"commit"`            // what was pushed, 40 hex digits
 	Channel  string          `toml:"channel,omitempty"` // "": the default one
 	Group    string          `toml:"group,omitempty"`   // to land with, see [quarry.Release.Group]
-	Cert     string          `toml:"cert,omitempty"`    // object ID of the push certificate, of git push --signed
 }
 
 // pushSchema is the version of the format.
@@ -48,7 +47,7 @@ func WritePush(ctx context.Context, repo, branch string, p Push) error {
 	}
 	// One transaction, which holds only if the branch is still there.
 	ref := "refs/heads/" + branch
-	change := fmt.Sprintf("verify %s %s\nupdate %s/%s %s\n", ref, p.Commit, pushFolder, branch, blob)
+	change := fmt.Sprintf("verify %s %s\nupdate %s/%s %s\n%s", ref, p.Commit, pushFolder, branch, blob, keepCert(p.Packager.Certificate))
 	if _, err = git(ctx, "", []byte(change), append(durably(repo), "update-ref", "--stdin")...); err == nil {
 		return nil
 	}
@@ -70,8 +69,18 @@ type Next struct {
 // moved and nobody knows who moved it, or to which channel. What comes of the
 // push does not matter: a note about another commit than the branch is at says
 // nothing. [WritePush] notes it for good.
-func WriteNext(ctx context.Context, repo string, list []Next) error {
+//
+// cert is the certificate of the push, or nil. It is kept from now on: git throws
+// away that of a push which is refused, and any that nothing refers to.
+func WriteNext(ctx context.Context, repo string, list []Next, cert []byte) error {
 	var change strings.Builder
+	if len(cert) > 0 && len(list) > 0 {
+		id, err := git(ctx, "", cert, append(durably(repo), "hash-object", "-w", "--stdin")...)
+		if err != nil {
+			return notNoted(list[0].Branch, repo, err)
+		}
+		change.WriteString(keepCert(id))
+	}
 	for _, n := range list {
 		blob, err := writeNote(ctx, repo, n.Branch, n.Push)
 		if err != nil {
@@ -86,6 +95,33 @@ func WriteNext(ctx context.Context, repo string, list []Next) error {
 		return notNoted(list[0].Branch, repo, err)
 	}
 	return nil
+}
+
+// certFolder holds the certificates of signed pushes, each under its own ID: what
+// has been built of a branch that has moved on since refers to them too.
+const certFolder = "refs/quarry/cert"
+
+func keepCert(id string) string {
+	if id == "" {
+		return ""
+	}
+	return fmt.Sprintf("update %s/%s %s\n", certFolder, id, id)
+}
+
+// maxCert is the most bytes of a certificate that are read.
+const maxCert = 1 << 20
+
+// Certificate reads a certificate that is kept: as git push --signed has made it.
+func Certificate(repo, id string) ([]byte, error) {
+	if !isHash(id) {
+		return nil, fmt.Errorf("certificate %.60q is no hash of 40 hex digits", id)
+	}
+	g, err := gitfs.OpenRepo(repo)
+	if err != nil {
+		return nil, err
+	}
+	defer g.Close()
+	return g.Blob(id, maxCert)
 }
 
 func notNoted(branch, repo string, err error) error {
@@ -193,7 +229,10 @@ func (p *Push) check() error {
 	if p.Pushed.Year() < 2000 || p.Pushed.Year() > 9999 {
 		return fmt.Errorf("time of the push is %v: give the time when it came", p.Pushed)
 	}
-	for _, s := range []string{p.Packager.Name, p.Packager.Email, p.Packager.Key, p.Cert} {
+	if c := p.Packager.Certificate; c != "" && !isHash(c) {
+		return fmt.Errorf("certificate %.60q is no hash of 40 hex digits", c)
+	}
+	for _, s := range []string{p.Packager.Name, p.Packager.Email, p.Packager.Key, p.Packager.Signed} {
 		if len(s) > 1000 || strings.ContainsFunc(s, unicode.IsControl) || strings.ToValidUTF8(s, "") != s {
 			return fmt.Errorf("%.60q is not fit for one line of text", s)
 		}

@@ -49,7 +49,7 @@ func TestPush(t *testing.T) {
 	t.Setenv("GIT_DIR", t.TempDir())
 	t.Setenv("GIT_QUARANTINE_PATH", t.TempDir())
 	t.Setenv("GIT_OBJECT_DIRECTORY", t.TempDir())
-	want := note(t, r, "hello-1.0", Push{Channel: "stable", Cert: strings.Repeat("a", 40)})
+	want := note(t, r, "hello-1.0", Push{Channel: "stable"})
 	got, ok, err := ReadPush(t.Context(), repo, "hello-1.0")
 	if diff := cmp.Diff(want, got); diff != "" || !ok || err != nil {
 		t.Errorf("%s, %v, %v", diff, ok, err)
@@ -125,7 +125,8 @@ func TestPushRefuses(t *testing.T) {
 		"name":    func(p *Push) { p.Packager.Name = "a\nb" },
 		"email":   func(p *Push) { p.Packager.Email = "\x1b[2J" },
 		"key":     func(p *Push) { p.Packager.Key = strings.Repeat("k", 1001) },
-		"cert":    func(p *Push) { p.Cert = "\xff" },
+		"cert":    func(p *Push) { p.Packager.Certificate = strings.Repeat("a", 39) + "\n" },
+		"signed":  func(p *Push) { p.Packager.Signed = "\xff" },
 		"time":    func(p *Push) { p.Pushed = time.Time{} },
 	} {
 		bad := good
@@ -225,7 +226,7 @@ func FuzzParsePush(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if strings.ContainsAny(p.Packager.Name+p.Packager.Email+p.Packager.Key+p.Cert+p.Packager.User, "\n\x1b\x00") {
+		if strings.ContainsAny(p.Packager.Name+p.Packager.Email+p.Packager.Key+p.Packager.Signed+p.Packager.Certificate+p.Packager.User, "\n\x1b\x00") {
 			t.Fatalf("%+v", p)
 		}
 		again, err := toml.Marshal(pushFile{pushSchema, *p})
@@ -254,7 +255,7 @@ func TestNext(t *testing.T) {
 	bob := quarry.Packager{User: "bob", Name: "Bob"}
 	next := func(commit string, at time.Time) {
 		t.Helper()
-		err := WriteNext(t.Context(), repo, []Next{{"hello-1.0", Push{Packager: bob, Pushed: at, Commit: commit, Channel: "stable"}}})
+		err := WriteNext(t.Context(), repo, []Next{{"hello-1.0", Push{Packager: bob, Pushed: at, Commit: commit, Channel: "stable"}}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -276,10 +277,10 @@ func TestNext(t *testing.T) {
 	want(first, bob, "stable")
 	note(t, r, "hello-1.0", Push{Pushed: pushed.Add(3 * time.Hour)})
 	want(first, alice, "testing")
-	if err := WriteNext(t.Context(), repo, nil); err != nil {
+	if err := WriteNext(t.Context(), repo, nil, nil); err != nil {
 		t.Error(err)
 	}
-	if err := WriteNext(t.Context(), repo, []Next{{"../x", Push{}}}); err == nil {
+	if err := WriteNext(t.Context(), repo, []Next{{"../x", Push{}}}, nil); err == nil {
 		t.Error("a path is taken for a branch")
 	}
 }

@@ -200,6 +200,16 @@ func (se *session) runGit(id quarry.Identity, g gitCommand, path string) (int, e
 		cmd.Env = append(cmd.Env, "GIT_PROTOCOL="+se.protocol)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var certs []string
+	if push {
+		env, clean, err := s.opts.Signed.env(s.opts.Home, id.User)
+		if err != nil {
+			s.log.Error("the keys of a pusher cannot be told to git", "user", id.User, "err", err)
+			return exitError, errors.New("git cannot be run just now: try again later")
+		}
+		defer clean()
+		certs = env
+	}
 	var theirs, ours pipeEnds
 	defer ours.close()
 	stdinR, stdin := pipe(&theirs, &ours)
@@ -211,7 +221,7 @@ func (se *session) runGit(id quarry.Identity, g gitCommand, path string) (int, e
 	aliveR, alive := pipe(&theirs, &ours)
 	if push {
 		cmd.ExtraFiles = []*os.File{aliveR}
-		cmd.Env = append(append(cmd.Env, se.hookEnv(id, g.pkg)...), "QUARRY_ALIVE_FD=3")
+		cmd.Env = append(append(append(cmd.Env, se.hookEnv(id, g.pkg)...), certs...), "QUARRY_ALIVE_FD=3")
 	}
 	err := errors.Join(theirs.err, ours.err)
 	if err == nil {

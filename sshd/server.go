@@ -64,11 +64,14 @@ type Options struct {
 	Raw      func(argv []string) bool
 	Hooks    hooks.Options   // put into each repository before a push; Package is set for each
 	Channels []hooks.Channel // that a push may name; nil: any
-	Home     string          // folder for git's configuration and HOME; made
-	MaxPush  int64           // bytes in one push; 0: no limit
-	Host     string          // name by which people reach the server; "": the address that they came to
-	Limits   Limits
-	Log      *slog.Logger
+	// Signed has pushes be signed by those who want to, with one of their keys; zero:
+	// git does not offer it.
+	Signed  Signed
+	Home    string // folder for git's configuration and HOME; made
+	MaxPush int64  // bytes in one push; 0: no limit
+	Host    string // name by which people reach the server; "": the address that they came to
+	Limits  Limits
+	Log     *slog.Logger
 }
 
 // Server is an SSH server.
@@ -120,9 +123,13 @@ func New(o Options) (*Server, error) {
 			}
 		}
 	}
+	if err := o.Signed.check(); err != nil {
+		return nil, err
+	}
 	if err := writeGitConfig(o.Home, o.MaxPush); err != nil {
 		return nil, fmt.Errorf("configuration of git cannot be written: %w", err)
 	}
+	sweepSigners(o.Home)
 	s := &Server{opts: o, log: o.Log, gate: &gate{limits: o.Limits}, git: git, quiet: map[string]bool{}, byUser: map[string]int{}}
 	s.verbs, s.stopVerbs = context.WithCancel(context.Background())
 	s.kill, s.stopGit = context.WithCancel(context.Background())

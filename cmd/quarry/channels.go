@@ -35,7 +35,7 @@ func imageChannels(c *config.Config) ([]images.Channel, error) {
 func hookChannels(c *config.Config) []hooks.Channel {
 	var list []hooks.Channel
 	for _, name := range slices.Sorted(maps.Keys(c.Channels)) {
-		list = append(list, hooks.Channel{Name: name, Push: c.Channels[name].Push})
+		list = append(list, hooks.Channel{Name: name, Push: c.Channels[name].Push, Signed: c.MustSign(name)})
 	}
 	return list
 }

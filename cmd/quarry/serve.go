@@ -231,6 +231,7 @@ func newDoor(c *config.Config, people *keys.Store, packages *repos.Repos, verbs 
 		return nil, err
 	}
 	return sshd.New(sshd.Options{
+		Signed:  signedPushes(c, people),
 		HostKey: c.HostKey(), Keys: people, Repos: fetchable{packages, c.Results()}, Channels: hookChannels(c),
 		Verbs: func(ctx context.Context, id quarry.Identity, argv []string, in io.Reader, out, errOut io.Writer, term sshd.Terminal) int {
 			return verbs.Run(ctx, id, argv, in, out, errOut, control.Terminal{TTY: term.TTY, Width: term.Width, Height: term.Height, Color: term.TTY, Live: term.TTY, Name: term.Name, Resize: term.Resize})
