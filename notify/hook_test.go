@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry/events"
+	"github.com/Morphux/quarry/internal/testport"
 )
 
 const hookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -41,7 +42,7 @@ type told1 struct {
 }
 
 func newListener(t *testing.T) *listener {
-	l := &listener{t: t}
+	l := &listener{t: t, addr: fmt.Sprintf("127.0.0.1:%d", testport.Free(t, 1)[0])}
 	l.start()
 	t.Cleanup(l.kill)
 	return l
@@ -52,15 +53,11 @@ func (l *listener) url() string { return "http://" + l.addr + "/quarry" }
 // start listens, on the port that it had before.
 func (l *listener) start() {
 	l.t.Helper()
-	addr := l.addr
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	ln, err := net.Listen("tcp", addr)
+	ln, err := net.Listen("tcp", l.addr)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.addr, l.srv, l.done = ln.Addr().String(), &http.Server{Handler: l}, make(chan struct{})
+	l.srv, l.done = &http.Server{Handler: l}, make(chan struct{})
 	go func(srv *http.Server, done chan struct{}) { defer close(done); srv.Serve(ln) }(l.srv, l.done)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/internal/testbase"
 	"github.com/Morphux/quarry/internal/testpkg"
+	"github.com/Morphux/quarry/internal/testport"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -60,15 +61,8 @@ func newServer(t testing.TB, dir string) *server {
 	t.Helper()
 	needTools(t, "git", "ssh", "ssh-keygen", "podman")
 	s := &server{bin: quarryBin(t), dir: dir, config: filepath.Join(dir, "quarry.toml"), image: testbase.ImageStore(t)}
-	// All are held until each is known, so that no two are the same.
-	for _, port := range []*int{&s.port, &s.web, &s.text} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		*port = l.Addr().(*net.TCPAddr).Port
-	}
+	ports := testport.Free(t, 3)
+	s.port, s.web, s.text = ports[0], ports[1], ports[2]
 	s.env = append(testpkg.Env(),
 		"HOME="+dir, "TMPDIR="+os.TempDir(),
 		"PATH="+filepath.Dir(s.bin)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin",

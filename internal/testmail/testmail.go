@@ -26,6 +26,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/Morphux/quarry/internal/testport"
 )
 
 // Who may log in.
@@ -98,15 +100,7 @@ func New(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ports := [2]int{}
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports[i] = l.Addr().(*net.TCPAddr).Port
-	}
+	ports := testport.Free(t, 2)
 	s.Addr, s.Implicit = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1])
 	s.certificate(t)
 	replace := strings.NewReplacer("DIR", dir, "PORT", fmt.Sprint(ports[0]), "TLSPORT", fmt.Sprint(ports[1]), "USER", User, "PASSWORD", Password)
