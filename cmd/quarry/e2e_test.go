@@ -215,7 +215,7 @@ func TestScripts(t *testing.T) {
 			tb := e.T().(testing.TB)
 			s := newServer(tb, e.WorkDir)
 			e.Vars = append(e.Vars, s.env...)
-			e.Vars = append(e.Vars, "CONFIG="+s.config, "URL="+fmt.Sprintf("ssh://127.0.0.1:%d", s.port), "TEXT="+fmt.Sprint(s.text),
+			e.Vars = append(e.Vars, "CONFIG="+s.config, "URL="+fmt.Sprintf("ssh://127.0.0.1:%d", s.port), "TEXT="+fmt.Sprint(s.text), "WEB="+fmt.Sprintf("http://127.0.0.1:%d", s.web),
 				"STATE="+s.state(), "ARCH="+config.HostArch(), "ROOT="+testpkg.Root(tb), "BASE="+testbase.Tarball(tb))
 			e.Values["server"] = s
 			e.Defer(func() {
