@@ -23,6 +23,7 @@ import (
 const (
 	Git        = "git"         // commits and pushes, as git itself has it
 	Provenance = "quarry-slsa" // statements on how something was built
+	Vote       = "quarry-vote" // what came of building something again
 )
 
 // hash is what ssh-keygen takes where nothing else is said.
@@ -110,12 +111,9 @@ var ErrUntrusted = errors.New("key is not trusted")
 // Verify checks a signature for a purpose against keys, as of a time, and returns
 // the key that made it.
 func (k AllowedSigners) Verify(namespace string, data, signature []byte, at time.Time) (ssh.PublicKey, error) {
-	sig, err := sshsig.Unarmor(bytes.TrimSpace(signature))
+	sig, err := unarmor(namespace, signature)
 	if err != nil {
-		return nil, fmt.Errorf("signature cannot be read: %w", err)
-	}
-	if sig.Namespace != namespace {
-		return nil, fmt.Errorf("signature was made for %.40q, not for %s", sig.Namespace, namespace)
+		return nil, err
 	}
 	trusted := false
 	for _, a := range k {
@@ -124,10 +122,54 @@ func (k AllowedSigners) Verify(namespace string, data, signature []byte, at time
 	if !trusted {
 		return nil, fmt.Errorf("signature by %s: %w", ssh.FingerprintSHA256(sig.PublicKey), ErrUntrusted)
 	}
-	if err := sshsig.Verify(bytes.NewReader(data), sig, sig.PublicKey, sig.HashAlgorithm, namespace); err != nil {
+	return fits(sig, data)
+}
+
+// Signed gives the key that has signed data for a purpose, whoever's it is.
+func Signed(namespace string, data, signature []byte) (ssh.PublicKey, error) {
+	sig, err := unarmor(namespace, signature)
+	if err != nil {
+		return nil, err
+	}
+	return fits(sig, data)
+}
+
+func unarmor(namespace string, signature []byte) (*sshsig.Signature, error) {
+	sig, err := sshsig.Unarmor(bytes.TrimSpace(signature))
+	if err != nil {
+		return nil, fmt.Errorf("signature cannot be read: %w", err)
+	}
+	if sig.Namespace != namespace {
+		return nil, fmt.Errorf("signature was made for %.40q, not for %s", sig.Namespace, namespace)
+	}
+	return sig, nil
+}
+
+func fits(sig *sshsig.Signature, data []byte) (ssh.PublicKey, error) {
+	if err := sshsig.Verify(bytes.NewReader(data), sig, sig.PublicKey, sig.HashAlgorithm, sig.Namespace); err != nil {
 		return nil, fmt.Errorf("signature does not fit: %w", err)
 	}
 	return sig.PublicKey, nil
+}
+
+// Principal is whose a key is; "" when it is not among them.
+func (k AllowedSigners) Principal(key ssh.PublicKey) string {
+	for _, a := range k {
+		if bytes.Equal(a.Key.Marshal(), key.Marshal()) {
+			return a.Principal
+		}
+	}
+	return ""
+}
+
+// Allows reports whether a key is trusted for a purpose, with no end set.
+func (k AllowedSigners) Allows(namespace string, key ssh.PublicKey) bool {
+	for _, a := range k {
+		if bytes.Equal(a.Key.Marshal(), key.Marshal()) && a.Before.IsZero() && a.holds(namespace, time.Time{}) {
+			return true
+		}
+	}
+	return false
 }
 
 // AllowedSigner is a key that is trusted to sign.

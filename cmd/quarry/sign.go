@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/Morphux/quarry/config"
@@ -49,12 +50,15 @@ func openSigner(c *config.Config, log *slog.Logger) (*trust.Signer, error) {
 		switch mine := bytes.Equal(a.Key.Marshal(), signer.Public().Marshal()); {
 		case mine && a.Before.IsZero():
 			known = true
+			if len(a.Namespaces) > 0 && !slices.Contains(a.Namespaces, trust.Vote) { // of before there were votes
+				list[i].Namespaces = append(a.Namespaces, trust.Vote)
+			}
 		case !mine && a.Before.IsZero() && a.Principal == principal:
 			list[i].Before = time.Now()
 		}
 	}
 	if !known {
-		list = append(list, trust.AllowedSigner{Principal: principal, Key: signer.Public(), Namespaces: []string{trust.Git, trust.Provenance}})
+		list = append(list, trust.AllowedSigner{Principal: principal, Key: signer.Public(), Namespaces: []string{trust.Git, trust.Provenance, trust.Vote}})
 		log.Info("results are signed with a new key", "key", signer.Fingerprint(), "signers", path)
 	}
 	if text := []byte(list.String()); !bytes.Equal(text, data) {
