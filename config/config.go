@@ -49,6 +49,7 @@ type Config struct {
 	Sign     Sign                `toml:"sign"`
 	Cache    Cache               `toml:"cache"`
 	Shell    Shell               `toml:"shell"`
+	Retain   Retention           `toml:"retention"`
 	Mail     Mail                `toml:"mail"`
 	Webhooks []Webhook           `toml:"webhook"`
 	Channels map[string]*Channel `toml:"channel"`
@@ -224,6 +225,7 @@ func Default() *Config {
 		Monitor:  Monitor{Every: Duration(3 * time.Second)},
 		Cache:    Cache{Layers: 20 << 30},
 		Shell:    defaultShell(),
+		Retain:   defaultRetention(),
 		Mail:     defaultMail(),
 		Channels: nil,
 	}
@@ -328,6 +330,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := c.Shell.check(); err != nil {
+		return bad("%w", err)
+	}
+	if err := c.Retain.check(); err != nil {
 		return bad("%w", err)
 	}
 	if err := c.checkNotify(); err != nil {

@@ -73,11 +73,17 @@ type Farm struct {
 	Signers func() ([]byte, error)
 	// Mover promotes and rolls back; nil: nobody does.
 	Mover Mover
+	// Verifier builds again what records say; nil: nobody does.
+	Verifier Verifier
+	// Pruner removes artifacts that nothing refers to; nil: nobody does.
+	Pruner Pruner
 	// Builder is the name of this machine, as in records.
 	Builder string
 
 	drawOnce sync.Once
 	draws    chan struct{} // see drawing
+	playOnce sync.Once
+	plays    chan struct{} // see playing
 }
 
 // Channel is a channel as the verbs know it.
@@ -166,7 +172,7 @@ func Verbs(f *Farm) Table {
 	}
 	// Before help and the hidden ones.
 	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })
-	t = slices.Insert(t, at, slices.Concat(Table{f.signersVerb()}, f.promoteVerbs(), f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
+	t = slices.Insert(t, at, slices.Concat(Table{f.signersVerb(), f.pruneVerb()}, f.promoteVerbs(), f.verifyVerbs(), f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
 	return t
 }
 

@@ -158,7 +158,11 @@ func (p *pending) commit() (art quarry.Artifact, err error) {
 	}()
 	// The same artifact again: keep the file that others may be reading, if it
 	// still is what its name says.
-	if st, err := os.Stat(to); err == nil && st.Size() == art.Size && p.store.Verify(art.SHA256) == nil {
+	there, err := p.store.again(to, art.Size)
+	if err != nil {
+		return art, err
+	}
+	if there && p.store.Verify(art.SHA256) == nil {
 		return art, syncDirs(to)
 	}
 	if err := p.file.Chmod(0o644); err != nil {

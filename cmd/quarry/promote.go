@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -42,6 +45,8 @@ func (m mover) Commit(channel, word string) (string, error) {
 
 func (m mover) Promote(ctx context.Context, p results.Promotion) (*results.Promoted, error) {
 	p.Check = m.checker(ctx)
+	m.holds.RLock() // what is checked to be there stays until it is referred to
+	defer m.holds.RUnlock()
 	done, err := m.results.Promote(ctx, p)
 	m.after(ctx, done, err, events.Promoted, p.From, p.By.User)
 	return done, err
@@ -49,6 +54,8 @@ func (m mover) Promote(ctx context.Context, p results.Promotion) (*results.Promo
 
 func (m mover) Rollback(ctx context.Context, b results.Rollback) (*results.Promoted, error) {
 	b.Check = m.checker(ctx)
+	m.holds.RLock()
+	defer m.holds.RUnlock()
 	done, err := m.results.Rollback(ctx, b)
 	m.after(ctx, done, err, events.RolledBack, "", b.By.User)
 	return done, err
@@ -93,6 +100,10 @@ func (m mover) checker(ctx context.Context) func(before, after *results.Snapshot
 				return nil, nil, err
 			}
 			never = append(never, why...)
+			// A rollback may go back further than artifacts are kept.
+			if _, err := os.Stat(m.pipeline.Artifacts.Path(mv.Artifact)); mv.Artifact != "" && errors.Is(err, fs.ErrNotExist) {
+				never = append(never, fmt.Sprintf("%s: its artifact %.12s is not kept any more (retention.artifacts): build it again", mv.Target, mv.Artifact))
+			}
 		}
 		if before.Commit() == "" {
 			return never, nil, nil

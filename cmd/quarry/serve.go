@@ -153,6 +153,13 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		farm.Notify = teller
 	}
 	farm.Mover = mover{st, q}
+	rebuilds, err := newVerifier(st, q, signer, people)
+	if err != nil {
+		return err
+	}
+	farm.Verifier = rebuilds
+	unused := &pruner{stages: st, queue: q}
+	farm.Pruner = unused
 	farm.Signers = func() ([]byte, error) { return signers(c) }
 	verbs := control.Verbs(farm)
 	door, err := newDoor(c, people, packages, verbs, log)
@@ -210,7 +217,10 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 			return err
 		})
 	})
-	group.Go(func() error { prune(ctx, logs, used, log); return nil })
+	group.Go(func() error { prune(ctx, logs, used, st.spoken(ctx), log); return nil })
+	if c.Retain.Daily {
+		group.Go(func() error { unused.daily(ctx); return nil })
+	}
 	group.Go(func() error { tend(ctx, res, packages, log); return nil })
 	err = group.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -319,10 +329,11 @@ func shareSpool(c *config.Config) error {
 	return errors.Join(os.Chown(c.Spool(), -1, gid), os.Chmod(c.Spool(), 0o2770))
 }
 
-// prune removes old logs now and then, and what is kept with them.
-func prune(ctx context.Context, logs *livelog.Store, used *usage.Store, log *slog.Logger) {
+// prune removes old logs now and then, and what is kept with them. still tells which
+// builds have a record that stands.
+func prune(ctx context.Context, logs *livelog.Store, used *usage.Store, still func([]int64) (map[int64]bool, error), log *slog.Logger) {
 	for {
-		if gone, err := logs.Prune(ctx); err != nil && ctx.Err() == nil {
+		if gone, err := logs.Prune(ctx, still); err != nil && ctx.Err() == nil {
 			log.Warn("old logs cannot be removed", "err", err)
 		} else if len(gone) > 0 {
 			log.Info("old logs removed", "builds", len(gone))

@@ -125,6 +125,7 @@ type stages struct {
 	// verified is closed when what lies on disk of bases and instances has been
 	// looked at. No build begins before: what is damaged would be blamed on it.
 	verified chan struct{}
+	holds    holds
 }
 
 func (f *stages) channelArchs(channel string) []string {

@@ -81,7 +81,7 @@ func TestDiskFullAtClose(t *testing.T) {
 			t.Errorf("got %d bytes, want %d", len(got), want.Len())
 		}
 		free()
-		if _, err := s.Prune(t.Context()); err != nil {
+		if _, err := s.Prune(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		if s.exists(plainPath(1)) || !s.exists(packedPath(1)) {

@@ -429,13 +429,33 @@ func (s *Store) Last() (last int64, err error) {
 
 // Prune removes closed logs that are too old, keeps of the others, from the
 // newest on, what fits, and compresses any that a full disk has left plain. It gives the
-// numbers of the builds whose logs are gone.
-func (s *Store) Prune(ctx context.Context) (removed []int64, err error) {
+// numbers of the builds whose logs are gone. still tells which of some builds are
+// still spoken of, nil: none. However old their logs are, they go last, and only when
+// there is no room.
+func (s *Store) Prune(ctx context.Context, still func(numbers []int64) (map[int64]bool, error)) (removed []int64, err error) {
 	var files []file
 	if err := s.each(func(f file) { files = append(files, f) }); err != nil {
 		return nil, fmt.Errorf("cannot list the folder of logs: %w", err)
 	}
-	slices.SortFunc(files, func(a, b file) int { return b.mod.Compare(a.mod) }) // newest first
+	var spoken map[int64]bool
+	if still != nil && len(files) > 0 {
+		numbers := make([]int64, len(files))
+		for i, f := range files {
+			numbers[i] = f.number
+		}
+		if spoken, err = still(numbers); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(files, func(a, b file) int { // those first, then the newest
+		if spoken[a.number] != spoken[b.number] {
+			if spoken[a.number] {
+				return -1
+			}
+			return 1
+		}
+		return b.mod.Compare(a.mod)
+	})
 	var total int64
 	now := time.Now()
 	for _, f := range files {
@@ -445,7 +465,7 @@ func (s *Store) Prune(ctx context.Context) (removed []int64, err error) {
 		s.mu.Lock()
 		busy := s.open[f.number] != nil
 		if !busy && !f.temp {
-			old := s.opts.MaxAge > 0 && now.Sub(f.mod) > s.opts.MaxAge
+			old := s.opts.MaxAge > 0 && now.Sub(f.mod) > s.opts.MaxAge && !spoken[f.number]
 			if old || s.opts.MaxBytes > 0 && total+f.size > s.opts.MaxBytes {
 				if rerr := s.fs.Remove(f.path); rerr == nil {
 					removed = append(removed, f.number)

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -327,7 +328,7 @@ func TestPrune(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	removed, err := s.Prune(t.Context())
+	removed, err := s.Prune(t.Context(), nil)
 	if diff := cmp.Diff([]int64{500, 1000, 1500}, removed); diff != "" || err != nil {
 		t.Error(err, diff)
 	}
@@ -339,7 +340,7 @@ func TestPrune(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "0000")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an empty folder is left: %v", err)
 	}
-	if removed, err := s.Prune(t.Context()); len(removed) != 0 || err != nil {
+	if removed, err := s.Prune(t.Context(), nil); len(removed) != 0 || err != nil {
 		t.Error(removed, err)
 	}
 }
@@ -355,7 +356,7 @@ func TestRaces(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				s.Prune(t.Context())
+				s.Prune(t.Context(), nil)
 				s.Last()
 			}
 		}
@@ -415,5 +416,42 @@ func TestHas(t *testing.T) {
 	closeLog(t, l)
 	if !s.Has(1) || s.Has(2) {
 		t.Error("it is kept")
+	}
+}
+
+// TestPruneSpoken keeps the logs of builds that are still spoken of, however old
+// they are, and lets them go last where there is no room.
+func TestPruneSpoken(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{MaxAge: time.Hour})
+	now := time.Now()
+	for i := int64(1); i <= 4; i++ {
+		l := create(t, s, i, 1)
+		fmt.Fprintf(l, "log of %d\n", i)
+		closeLog(t, l)
+		if err := os.Chtimes(filepath.Join(dir, packedPath(i)), now, now.Add(-time.Duration(5-i)*2*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var asked []int64
+	still := func(numbers []int64) (map[int64]bool, error) {
+		asked = slices.Sorted(slices.Values(numbers))
+		return map[int64]bool{1: true, 3: true}, nil
+	}
+	removed, err := s.Prune(t.Context(), still)
+	slices.Sort(removed)
+	if !slices.Equal(removed, []int64{2, 4}) || err != nil || !slices.Equal(asked, []int64{1, 2, 3, 4}) {
+		t.Errorf("removed %v, asked of %v, %v", removed, asked, err)
+	}
+	if _, err := s.Prune(t.Context(), func([]int64) (map[int64]bool, error) { return nil, errors.New("lost") }); err == nil || !s.Has(1) {
+		t.Errorf("without an answer: %v", err)
+	}
+	info, err := os.Stat(filepath.Join(dir, packedPath(3)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.opts.MaxBytes = info.Size()
+	if removed, err := s.Prune(t.Context(), still); !slices.Equal(removed, []int64{1}) || err != nil {
+		t.Errorf("without room removed %v, %v", removed, err)
 	}
 }
