@@ -228,6 +228,10 @@ func TestPlanFile(t *testing.T) {
 	if out, errOut, code = run(good, "--builders", "3", "--order", "fifo"); code != ExitOK || !strings.Contains(out, "4 builds with 41 s of work, on 3 builders") || strings.Contains(out, "random") {
 		t.Errorf("with other builders: %d, %s%s", code, errOut, out)
 	}
+	var none bytes.Buffer
+	if code := table.Run(t.Context(), quarry.Identity{Role: quarry.RoleReader}, []string{"plan", "--simulate", "--file", "-"}, strings.NewReader(good), &none, &none, Terminal{}); code != ExitForbidden {
+		t.Errorf("who does not say who it is has a file played: %d, %s", code, none.String())
+	}
 	job := func(s string) string { return `{"quarry_plan": 1, "jobs": [` + s + `]}` }
 	for text, says := range map[string]string{
 		"":                  "cannot be read",

@@ -204,3 +204,9 @@ func (f *Farm) drawing() chan struct{} {
 	f.drawOnce.Do(func() { f.draws = make(chan struct{}, 1) })
 	return f.draws
 }
+
+// playing lets one plan be played at a time.
+func (f *Farm) playing() chan struct{} {
+	f.playOnce.Do(func() { f.plays = make(chan struct{}, 1) })
+	return f.plays
+}

@@ -24,9 +24,10 @@ type Notify interface {
 	Drop() int
 }
 
-// untold is what keeps people and programs from being told, for the status.
-func (f *Farm) untold() []string {
-	if f.Notify == nil {
+// untold is what keeps people and programs from being told, for the status. It may
+// name people and files, and is not for who does not say who they are.
+func (f *Farm) untold(c *Call) []string {
+	if f.Notify == nil || c.Who.User == "" {
 		return nil
 	}
 	return f.Notify.Problems()

@@ -326,6 +326,16 @@ func (f *Farm) simulate(ctx context.Context, c *Call, slots int) error {
 	var jobs []sched.Job
 	var builders []sched.Builder
 	var file *planFile
+	if c.string("file") != "" && c.Who.User == "" {
+		// Such a file may have millions of jobs, and anybody may be on the network.
+		return &Error{ExitForbidden, errors.New("plan: files are played for those who say who they are")}
+	}
+	select {
+	case f.playing() <- struct{}{}:
+		defer func() { <-f.playing() }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	if c.string("file") != "" {
 		var err error
 		if file, err = readJobs(c); err != nil {

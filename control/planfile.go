@@ -74,6 +74,7 @@ func (p *planFile) jobs() ([]sched.Job, []sched.Builder, error) {
 	}
 	jobs := make([]sched.Job, len(p.Jobs))
 	archs := map[string]bool{}
+	needed := make([]int32, len(p.Jobs)) // by whom last, from 1
 	for i, j := range p.Jobs {
 		if err := quarry.CheckArch(j.Arch); err != nil {
 			return nil, nil, fmt.Errorf("plan: job %.80q: %w", j.Name, err)
@@ -94,7 +95,8 @@ func (p *planFile) jobs() ([]sched.Job, []sched.Builder, error) {
 			if !ok {
 				return nil, nil, fmt.Errorf("plan: job %.80q needs %.80q, which is no job of the file: name one, or leave it out as built", j.Name, need)
 			}
-			if !slices.Contains(jobs[i].Needs, k) {
+			if needed[k] != int32(i)+1 {
+				needed[k] = int32(i) + 1
 				jobs[i].Needs = append(jobs[i].Needs, k)
 			}
 		}

@@ -137,7 +137,7 @@ func (f *Farm) status(ctx context.Context, c *Call) error {
 		if st.Envs == nil {
 			st.Envs = []queue.EnvironmentStatus{} // a list, and never null
 		}
-		return c.emit(statusJSON{f.Version, f.Started, st, nonNil(live), nonNil(ended), f.cycles(), f.untold()})
+		return c.emit(statusJSON{f.Version, f.Started, st, nonNil(live), nonNil(ended), f.cycles(), f.untold(c)})
 	}
 	now := time.Now()
 	fmt.Fprintf(c.Out, "quarry %s, up %s: %d running of %d at once, %d queued, %d waiting\n", f.Version,
@@ -152,7 +152,7 @@ func (f *Farm) status(ctx context.Context, c *Call) error {
 	for _, p := range st.Problems {
 		fmt.Fprintln(c.Out, human.Paint("problem", human.Red, c.Term.Color)+": "+human.Safe(p.Error(), false))
 	}
-	for _, p := range f.untold() {
+	for _, p := range f.untold(c) {
 		fmt.Fprintln(c.Out, human.Paint("problem", human.Red, c.Term.Color)+": "+human.Safe(p, false))
 	}
 	cycles := f.cycles()
