@@ -295,6 +295,9 @@ func (f *Farm) one(c *Call, b quarry.Build) error {
 	when("started", b.Started)
 	when("ended", b.Ended)
 	row("record", b.Record)
+	if f.Verifier != nil && b.State == quarry.Succeeded {
+		row("verified", f.Verifier.Reproduced(b))
+	}
 	row("key", b.Key)
 	row("shell", f.ShellHint(b.Number))
 	_, err := t.WriteTo(c.Out)

@@ -26,6 +26,9 @@ type Verifier interface {
 	Vote(ctx context.Context, who quarry.Identity, signed []byte) (*results.Vote, error)
 	// Votes are those on an artifact whose signature holds.
 	Votes(artifact string) ([]Vote, error)
+	// Reproduced says in a few words what the votes on a build's artifact are; "" for
+	// none.
+	Reproduced(b quarry.Build) string
 }
 
 // VerifyOptions say how to verify.

@@ -56,6 +56,7 @@ NAME-VERSION), the whole record; one line for each arch if there are several and
 		d.searchCmd(),
 		d.diffCmd(),
 		d.atCmd(),
+		d.votesCmd(),
 	)
 	return cmd
 }
@@ -76,6 +77,7 @@ type dbCmd struct {
 	repo          string
 	channel, arch string
 	at            string
+	signers       string // file of allowed signers
 	json          bool
 	file          bool
 }
@@ -203,7 +205,7 @@ func (d *dbCmd) show(ctx context.Context, r *results.Reader, w io.Writer, args [
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		if err := writeRecord(w, rec); err != nil {
+		if err := writeRecord(w, rec, d.reproduced(r, rec)); err != nil {
 			return err
 		}
 	}
@@ -244,8 +246,9 @@ func writeRecordTable(w io.Writer, recs []*results.Record) error {
 	return err
 }
 
-// writeRecord writes one record for a person.
-func writeRecord(w io.Writer, rec *results.Record) error {
+// writeRecord writes one record for a person; verified says what came of building it
+// again.
+func writeRecord(w io.Writer, rec *results.Record, verified string) error {
 	color := terminal(w).Color
 	t := human.Table{Color: color}
 	row := func(name string, value any) {
@@ -281,6 +284,7 @@ func writeRecord(w io.Writer, rec *results.Record) error {
 	if rec.Artifact != "" {
 		row("artifact", fmt.Sprintf("%s (%s)", rec.Artifact, human.Size(rec.ArtifactSize)))
 	}
+	row("verified", verified)
 	row("needs", strings.Join(rec.Recipe.Needed, ", "))
 	row("recommends", strings.Join(rec.Recipe.Recommended, ", "))
 	for _, d := range rec.Dependencies {

@@ -82,6 +82,18 @@ func (f *stages) Votes(artifact string) ([]control.Vote, error) {
 	return list, err
 }
 
+func (v *verifier) Reproduced(b quarry.Build) string {
+	rec, err := v.recordOf(context.Background(), b)
+	if err != nil || rec == nil || rec.Artifact == "" {
+		return ""
+	}
+	votes, err := v.Votes(rec.Artifact)
+	if err != nil {
+		return ""
+	}
+	return control.Reproduced(votes)
+}
+
 // Vote takes a vote of another farm: on a record that stands here, signed by a key
 // of who hands it in. From then on that key is among the allowed signers, for votes
 // alone, so that whoever reads the votes can check them.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/control"
 	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/results"
 )
@@ -26,6 +27,7 @@ type recordData struct {
 	AlsoURL   string
 	Raw       string // address of the record's text
 	Artifact  string // address; "" where it is not to be had
+	Verified  string // what came of building it again; "" when nobody has
 	LogLine   string // address of the line of the log that tells
 	Times     []stepTime
 	Deps      []depShown
@@ -134,6 +136,10 @@ func (s *Site) record(_ context.Context, r *http.Request) (*page, error) {
 	}
 	if s.Artifact != nil && rec.Artifact != "" {
 		d.Artifact = "/artifacts/" + rec.Artifact + ".tar.zst"
+	}
+	if s.Votes != nil && rec.Artifact != "" {
+		votes, _ := s.Votes(rec.Artifact) // those that can be read count
+		d.Verified = control.Reproduced(votes)
 	}
 	if f := rec.Failure; f != nil {
 		d.LogLine = logURL(rec.Build, f.Line)

@@ -22,6 +22,7 @@ type Records struct {
 	Lines    []control.Channel                               // the channels of the configuration, by name
 	Default  string                                          // the one that is shown when none is asked for
 	Artifact func(sha string) (*os.File, error)              // nil: artifacts are not to be had here
+	Votes    func(sha string) ([]control.Vote, error)        // on an artifact; nil: nobody votes
 	// Clone is the address of the package repositories, without a slash at its
 	// end, e.g. ssh://farm.example.org:2222; "": it is not told.
 	Clone string
