@@ -84,8 +84,6 @@ type Farm struct {
 	draws    chan struct{} // see drawing
 	playOnce sync.Once
 	plays    chan struct{} // see playing
-	playOnce sync.Once
-	plays    chan struct{} // see playing
 }
 
 // Channel is a channel as the verbs know it.
