@@ -167,7 +167,9 @@ func (f File) Unpack(packed []byte) ([]byte, error) {
 
 // Unpack unpacks zstd to max bytes at most.
 func Unpack(packed []byte, max int64) ([]byte, error) {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(min(max, MaxText))+1), zstd.WithDecoderMaxWindow(maxWindow))
+	// The reader takes a window for memory, and no window is smaller than a KiB.
+	limit := uint64(min(max, MaxText)) + zstd.MinWindowSize
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(limit), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
 		return nil, err
 	}
