@@ -345,6 +345,29 @@ func (t Table) list(out io.Writer) error {
 	return err
 }
 
+// fill sets paragraphs anew in lines of 80 columns; one with lines that are
+// indented stays as it is.
+func fill(text string) string {
+	paragraphs := strings.Split(text, "\n\n")
+	for i, p := range paragraphs {
+		if strings.Contains("\n"+p, "\n ") {
+			continue
+		}
+		var b strings.Builder
+		for at, word := range strings.Fields(p) {
+			switch line := b.Len() - strings.LastIndexByte(b.String(), '\n') - 1; {
+			case at > 0 && line+1+len(word) > 80:
+				b.WriteByte('\n')
+			case at > 0:
+				b.WriteByte(' ')
+			}
+			b.WriteString(word)
+		}
+		paragraphs[i] = b.String()
+	}
+	return strings.Join(paragraphs, "\n\n")
+}
+
 // help writes the help of one verb.
 func (t Table) help(out io.Writer, v *Verb) error {
 	fmt.Fprintf(out, "%s\n\n%s.\n", v.Usage(), v.Short)

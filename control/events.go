@@ -22,7 +22,7 @@ func (f *Farm) eventsVerb() *Verb {
 		Example: "events\nevents -f --kind 'build.failed' --package 'lib*'\nevents -f --json --since 4711",
 		Flags: func(fs *pflag.FlagSet) {
 			fs.BoolP("follow", "f", false, "go on with what happens")
-			fs.Int64("since", -1, "those after this number (0: all that are kept)")
+			fs.Int64("since", 0, "those after this number (0: all that are kept)")
 			fs.IntP("count", "n", 0, "how many at most, then it ends; without --since, how many of the last (10)")
 			fs.String("kind", "", "only of these kinds, a pattern, e.g. 'build.*'")
 			fs.String("package", "", "only about these packages, a pattern, e.g. 'lib*'")

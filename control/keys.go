@@ -85,7 +85,7 @@ func (f *Farm) keysList(_ context.Context, c *Call) error {
 		_, err := fmt.Fprintln(c.Out, "nobody: keys add lets somebody in")
 		return err
 	}
-	t := human.Table{Head: []string{"USER", "MAY", "KEY", "COMMENT"}, Color: c.Term.Color, Width: c.Term.Width}
+	t := human.Table{Head: []string{"USER", "MAY", "COMMENT", "KEY"}, Color: c.Term.Color, Width: c.Term.Width}
 	for _, p := range list {
 		may := string(p.Role)
 		switch {
@@ -99,11 +99,11 @@ func (f *Farm) keysList(_ context.Context, c *Call) error {
 			who += " (" + human.Safe(p.Name, false) + ")"
 		}
 		for _, k := range p.Keys {
-			t.Row(who, may, k.Type+" "+k.Fingerprint, human.Safe(k.Comment, false))
+			t.Row(who, may, human.Safe(k.Comment, false), k.Type+" "+k.Fingerprint)
 			who, may = "", ""
 		}
 		if len(p.Keys) == 0 {
-			t.Row(who, may, "none", "")
+			t.Row(who, may, "", "none")
 		}
 	}
 	_, err = t.WriteTo(c.Out)

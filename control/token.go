@@ -23,7 +23,7 @@ func (f *Farm) tokenVerbs() Table {
 			Long: "The token is printed once, and kept nowhere: who loses it makes another. It lets\n" +
 				"in as its user, as far as the flags say, and never further than the user may go\n" +
 				"at the time. Without USER it is yours; only admins make tokens for others.",
-			Example: "token add --name crawler --package 'lib*' --expires 90d\ntoken add alice --role reader",
+			Example: "token add alice --name crawler --package 'lib*' --expires 90d\ntoken add --role reader",
 			Flags: func(fs *pflag.FlagSet) {
 				fs.String("name", "", "what it is for, as token list shows it")
 				fs.String("role", "", "at most this: admin, maintainer, reader or builder")

@@ -173,6 +173,9 @@ func Verbs(f *Farm) Table {
 	// Before help and the hidden ones.
 	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })
 	t = slices.Insert(t, at, slices.Concat(Table{f.signersVerb(), f.pruneVerb()}, f.promoteVerbs(), f.verifyVerbs(), f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
+	for _, v := range t {
+		v.Long = fill(v.Long)
+	}
 	return t
 }
 

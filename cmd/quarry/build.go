@@ -44,7 +44,9 @@ itself: beside one, build with a folder of your own (--state DIR), after quarry
 images bootstrap with the same. With a configuration of the older form the
 artifact also appears in output/CHANNEL/ in the state folder.
 
-With the name of a release, or with -, the daemon is asked. ` + ask.Long,
+With the name of a release, or with -, the daemon is asked.
+
+` + ask.Long,
 		Example: `  quarry build zlib-1.3.1                             a release of the farm
   quarry build - --channel testing < zlib.tar         hand a release in as a tar
   quarry build ./zlib

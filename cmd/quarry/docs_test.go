@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/control"
@@ -89,6 +90,11 @@ func TestVerbsAreDocumented(t *testing.T) {
 		for example := range strings.Lines(v.Example) {
 			if got := name(strings.TrimSpace(example)); got != v.Name {
 				t.Errorf("help %s has the example %q, which is one of %q", v.Name, example, got)
+			}
+		}
+		for line := range strings.Lines(v.Long) {
+			if n := utf8.RuneCountInString(strings.TrimSpace(line)); n > 80 {
+				t.Errorf("help %s has a line of %d columns: %q", v.Name, n, line)
 			}
 		}
 		if v.Short == "" || v.Example == "" {

@@ -135,7 +135,9 @@ type Table struct {
 	Right []int // columns, from 0, whose cells stand at their right edge: numbers
 	Color bool
 	// Width is of the terminal: with a head, the last column is cut where lines
-	// would be longer, but not below 20. 0: nothing is cut.
+	// would be longer, but not below 20. Where that would leave less than 40 of it,
+	// it stands below each row instead, if it gets more room there: what is said
+	// last, such as why a build failed, tells most. 0: nothing is cut.
 	Width int
 	rows  [][]cell
 }
@@ -165,6 +167,16 @@ func (t *Table) Row(cells ...any) {
 // Len is the number of rows.
 func (t *Table) Len() int { return len(t.rows) }
 
+const indent = "    " // of what stands below its row
+
+// cut leaves the first n characters of a text, and says so.
+func cut(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}
+
 // WriteTo writes the table: two blanks between columns, none at a line's end.
 func (t *Table) WriteTo(w io.Writer) (int64, error) {
 	var widths []int
@@ -182,21 +194,31 @@ func (t *Table) WriteTo(w io.Writer) (int64, error) {
 			measure(i, c.text)
 		}
 	}
-	last, room := len(t.Head)-1, 0
+	last, room, below := len(t.Head)-1, 0, false
 	if t.Width > 0 && last >= 0 {
 		room = t.Width
 		for _, w := range widths[:last] {
 			room -= w + 2
 		}
+		under := t.Width - len(indent)
+		if below = last > 0 && room < min(40, widths[last]) && under >= room+20; below {
+			room = under
+		}
 		room = max(room, 20)
 	}
 	var b strings.Builder
-	line := func(row []cell) {
-		if room > 0 && len(row) > last {
-			if r := []rune(row[last].text); len(r) > room {
-				row = append([]cell{}, row...)
-				row[last].text = string(r[:room-1]) + "…"
+	var line func(row []cell)
+	line = func(row []cell) {
+		if below && len(row) > last {
+			line(row[:last])
+			if text := cut(row[last].text, room); text != "" {
+				b.WriteString(indent + Paint(text, row[last].paint, t.Color) + "\n")
 			}
+			return
+		}
+		if room > 0 && len(row) > last {
+			row = append([]cell{}, row...)
+			row[last].text = cut(row[last].text, room)
 		}
 		for len(row) > 0 && strings.TrimSpace(row[len(row)-1].text) == "" {
 			row = row[:len(row)-1]
@@ -218,6 +240,9 @@ func (t *Table) WriteTo(w io.Writer) (int64, error) {
 		head := make([]cell, len(t.Head))
 		for i, h := range t.Head {
 			head[i] = cell{h, Dim}
+		}
+		if below {
+			head = head[:last]
 		}
 		line(head)
 	}

@@ -1,6 +1,7 @@
 package human
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +79,30 @@ func TestAgo(t *testing.T) {
 		}
 	}
 }
+
+// What is said last stands below its row where beside it there would be too little
+// room to say it.
+func TestTableBelow(t *testing.T) {
+	table := Table{Head: []string{"BUILD", "PACKAGE", "STATE", "WHY"}, Width: 40, Color: true}
+	table.Row(1, "a-package-with-a-name", Cell("failed", Red), Cell("make ended with status 2: a.c:1:10: fatal error: b.h: No such file", Red))
+	table.Row(2, "zlib", Cell("succeeded", Green), "")
+	var b strings.Builder
+	if _, err := table.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	want := "BUILD  PACKAGE                STATE\n" +
+		"1      a-package-with-a-name  failed\n" +
+		"    make ended with status 2: a.c:1:10:…\n" +
+		"2      zlib                   succeeded\n"
+	if got := escapes.ReplaceAllString(b.String(), ""); got != want {
+		t.Errorf("got\n%s, want\n%s", got, want)
+	}
+	if !strings.Contains(b.String(), Paint("make ended with status 2: a.c:1:10:…", Red, true)) {
+		t.Errorf("the colour is lost: %q", b.String())
+	}
+}
+
+var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 // TestTableWidth cuts what is said last where a terminal has no room for it.
 func TestTableWidth(t *testing.T) {
