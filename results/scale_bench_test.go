@@ -23,13 +23,12 @@ import (
 //
 //	go test -tags remote -run '^$' -bench Scale -benchtime 1x -timeout 0 ./results
 //
-// The repositories are made once and kept in the cache folder. Compare figures
-// within one run; cpu-s is what the server's side used.
-
-var scales = []resultstest.Size{resultstest.Small, resultstest.Medium, resultstest.Large}
+// The repositories are made once and kept in the cache folder. The largest, which
+// takes a quarter of an hour to make, is measured only where QUARRY_BENCH_LARGE is
+// set. Compare figures within one run; cpu-s is what the server's side used.
 
 func each(b *testing.B, f func(b *testing.B, size resultstest.Size)) {
-	for _, size := range scales {
+	for _, size := range resultstest.Measured() {
 		b.Run(fmt.Sprintf("%dx%dx%d", size.Packages, size.Archs, size.Versions), func(b *testing.B) { f(b, size) })
 	}
 }
@@ -220,7 +219,7 @@ func BenchmarkScaleMaintain(b *testing.B) {
 	each(b, func(b *testing.B, size resultstest.Size) {
 		path := resultstest.Copy(b, size)
 		r := open(b, path, results.Options{MaxPacks: -1})
-		list := resultstest.Next(size, 300)
+		done := 0
 		maintain := func(b *testing.B) {
 			if err := r.Maintain(b.Context()); err != nil {
 				b.Fatal(err)
@@ -234,11 +233,8 @@ func BenchmarkScaleMaintain(b *testing.B) {
 		b.Run("after-100", func(b *testing.B) {
 			for range b.N {
 				b.StopTimer()
-				if len(list) < 100 {
-					b.Fatal("there are no more records: -benchtime 1x, please")
-				}
-				write(b, r, list[:100])
-				list = list[100:]
+				write(b, r, resultstest.Next(size, done+100)[done:])
+				done += 100
 				b.StartTimer()
 				maintain(b)
 			}

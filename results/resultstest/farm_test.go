@@ -73,7 +73,7 @@ func TestFarm(t *testing.T) {
 
 // BenchmarkFarm makes what other benchmarks use, where the cache does not have it yet.
 func BenchmarkFarm(b *testing.B) {
-	for _, size := range []Size{Small, Medium, Large} {
+	for _, size := range Measured() {
 		b.Run(fmt.Sprintf("%dx%d", size.Packages, size.Versions), func(b *testing.B) {
 			for range b.N {
 				Farm(b, size)

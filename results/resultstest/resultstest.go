@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"time"
 
@@ -43,6 +44,15 @@ var (
 	Medium = Size{Packages: 10_000, Archs: 2, Versions: 10}
 	Large  = Size{Packages: 100_000, Archs: 2, Versions: 2}
 )
+
+// Measured are the sizes that a benchmark is to go through: Small and Medium, and
+// Large where QUARRY_BENCH_LARGE is set.
+func Measured() []Size {
+	if os.Getenv("QUARRY_BENCH_LARGE") == "" {
+		return []Size{Small, Medium}
+	}
+	return []Size{Small, Medium, Large}
+}
 
 func (s Size) whole() Size {
 	if s.Archs == 0 {

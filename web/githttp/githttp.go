@@ -34,8 +34,8 @@ import (
 type Limits struct {
 	Running int           // upload-packs at a time: four for each CPU, 8 at least
 	Each    int           // of one client's, this machine left out: half of Running
-	Waiting int           // requests that wait for their turn: 512
-	Wait    time.Duration // that one waits at most: 1 min
+	Waiting int           // requests that wait for their turn: 1024
+	Wait    time.Duration // that one waits at most: 2 min
 	Time    time.Duration // that one upload-pack takes at most: 1 h
 	Request int64         // bytes of what a client asks, unpacked: 64 MiB, which is a million objects by name
 }
@@ -48,9 +48,9 @@ func (l *Limits) defaults() {
 	}
 	set(&l.Running, max(8, 4*runtime.NumCPU()))
 	set(&l.Each, max(1, l.Running/2))
-	set(&l.Waiting, 512)
+	set(&l.Waiting, 1024)
 	if l.Wait == 0 {
-		l.Wait = time.Minute
+		l.Wait = 2 * time.Minute
 	}
 	if l.Time == 0 {
 		l.Time = time.Hour

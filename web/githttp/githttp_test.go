@@ -27,7 +27,7 @@ import (
 // site is a web server with git behind it: results.git, which everybody may read,
 // and zlib.git, for those with a token.
 type site struct {
-	t       *testing.T
+	t       testing.TB
 	url     string // http://127.0.0.1:PORT
 	results string
 	home    string
@@ -38,7 +38,7 @@ const token = "secret"
 
 var size = resultstest.Size{Packages: 200, Archs: 2, Versions: 2}
 
-func newSite(t *testing.T, change func(*githttp.Options, *web.Options)) *site {
+func newSite(t testing.TB, change func(*githttp.Options, *web.Options)) *site {
 	t.Helper()
 	s := &site{t: t, home: t.TempDir(), results: resultstest.Copy(t, size)}
 	zlib := filepath.Join(t.TempDir(), "zlib.git")
