@@ -370,7 +370,7 @@ func (g *gitSource) newest(ctx context.Context, each func(*mirror.Package) bool)
 		}
 		e := found
 		pkg := mirror.Package{Name: e.Package, Version: e.Version, Arch: e.Arch, Revision: e.Revision, Description: e.Description(), Category: e.Category(),
-			Needed: e.Needed(), Provides: e.Provides(), Artifact: e.Artifact(), ArtifactSize: e.ArtifactSize, InstalledSize: e.Size}
+			Needed: e.Needed(), Recommended: e.Recommended(), Optional: e.Optional(), Provides: e.Provides(), Artifact: e.Artifact(), ArtifactSize: e.ArtifactSize, InstalledSize: e.Size}
 		if !each(&pkg) {
 			break
 		}
