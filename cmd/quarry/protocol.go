@@ -49,7 +49,7 @@ func newText(c *config.Config, bearers *tokens.Store, verbs control.Table, log *
 	if err != nil {
 		return nil, err
 	}
-	door.listeners = append(door.listeners, local)
+	door.listeners = append(door.listeners, patient{local, log})
 	if c.Protocol.Listen == "" {
 		return door, nil
 	}
@@ -57,13 +57,13 @@ func newText(c *config.Config, bearers *tokens.Store, verbs control.Table, log *
 	if err != nil {
 		return nil, fmt.Errorf("protocol.listen %s cannot be listened on: %w", c.Protocol.Listen, err)
 	}
-	door.listeners = append(door.listeners, l)
+	door.listeners = append(door.listeners, patient{l, log})
 	if c.Protocol.TLS {
 		cert, err := webCertificate(c, log)
 		if err != nil {
 			return nil, err
 		}
-		door.listeners[1] = tls.NewListener(l, cert.Config())
+		door.listeners[1] = tls.NewListener(patient{l, log}, cert.Config())
 		log.Info("the text protocol speaks TLS", "pin", cert.Pin())
 	}
 	return door, nil

@@ -197,11 +197,11 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	group.Go(func() error { return st.maintain(ctx) })
 	group.Go(func() error { st.expect(ctx, q); return nil })
 	group.Go(func() error { return st.writeNotes(ctx, happened) })
-	group.Go(func() error { return serveDoor(ctx, door, listener) })
+	group.Go(func() error { return serveDoor(ctx, door, patient{listener, log}) })
 	group.Go(func() error { return control.Serve(ctx, socket, verbs, log) })
 	if site != nil {
 		log.Info("web serves", "url", c.Web.Base(), "listen", siteListener.Addr())
-		group.Go(func() error { return site.Serve(ctx, siteListener) })
+		group.Go(func() error { return site.Serve(ctx, patient{siteListener, log}) })
 	}
 	group.Go(func() error { return text.serve(ctx) })
 	group.Go(func() error { return people.Watch(ctx) })
