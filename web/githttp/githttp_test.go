@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +33,7 @@ type site struct {
 	results string
 	home    string
 	git     *githttp.Handler
+	web     http.Handler // all of it
 }
 
 const token = "secret"
@@ -73,8 +75,27 @@ func newSite(t testing.TB, change func(*githttp.Options, *web.Options)) *site {
 	wo.Git = s.git
 	srv := httptest.NewServer(web.New(wo))
 	t.Cleanup(srv.Close)
-	s.url = srv.URL
+	s.url, s.web = srv.URL, web.New(wo)
 	return s
+}
+
+// The same over TLS, where git speaks HTTP/2.
+func TestTLS(t *testing.T) {
+	s := newSite(t, nil)
+	srv := httptest.NewUnstartedServer(s.web)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	cert := filepath.Join(t.TempDir(), "cert.pem")
+	if err := os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	into := filepath.Join(t.TempDir(), "clone")
+	s.must("git", "-c", "http.sslCAInfo="+cert, "clone", "-q", "--bare", strings.Replace(srv.URL, "https://", "https://x:"+token+"@", 1)+"/results.git", into)
+	if got := strings.TrimSpace(s.must("git", "-C", into, "rev-parse", "HEAD")); got != s.tip() {
+		t.Errorf("the clone is at %s and not at %s", got, s.tip())
+	}
+	s.must("git", "-c", "http.sslCAInfo="+cert, "-c", "http.version=HTTP/2", "ls-remote", strings.Replace(srv.URL, "https://", "https://x:"+token+"@", 1)+"/zlib.git")
 }
 
 // run runs a client.
