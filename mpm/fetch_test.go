@@ -78,7 +78,7 @@ func TestFetch(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			c := w.client(func(o *Options) { o.Cache, o.Artifacts = cache, srv.URL + "/artifacts" })
+			c := w.client(func(o *Options) { o.Cache, o.Artifacts = cache, srv.URL+"/artifacts" })
 			wanted, err := c.Wanted(t.Context(), "big")
 			if err != nil {
 				t.Fatal(err)
