@@ -267,6 +267,7 @@ func (f *Farm) one(c *Call, b quarry.Build) error {
 		who = fmt.Sprintf("%s <%s>", b.Packager.Name, b.Packager.Email)
 	}
 	row("packager", who)
+	row("push signed", b.Packager.Signed)
 	if b.State == quarry.Running {
 		row("step", b.Step)
 	}

@@ -159,7 +159,7 @@ func briefOf(r *Record) brief {
 	b := brief{
 		schema: int64(r.Schema), status: string(r.Status), pkg: r.Package, version: r.Version, arch: r.Arch, source: r.Source, artifact: r.Artifact,
 		build: r.Build, revision: r.Revision, artifactSize: r.ArtifactSize, size: r.InstalledSize, started: r.Started, ended: r.Ended,
-		description: r.Description, category: r.Category, needed: r.Recipe.Needed, provides: r.Recipe.Provides, who: r.Packager,
+		description: r.Description, category: r.Category, needed: r.Recipe.Needed, provides: r.Recipe.Provides, who: r.Packager.Person(),
 		abi: r.ABI, recommended: r.Recipe.Recommended, optional: r.Recipe.Optional,
 	}
 	for _, d := range r.Dependencies {

@@ -19,8 +19,9 @@ import (
 )
 
 // newDBCmd is quarry db. It reads the results repository itself, so it needs
-// no running daemon and disturbs none. path says where the repository is.
-func newDBCmd(path func() (string, error)) *cobra.Command {
+// no running daemon and disturbs none. path says where the repository is; more
+// makes commands that need more of the farm than that.
+func newDBCmd(path func() (string, error), more ...func(*dbCmd) []*cobra.Command) *cobra.Command {
 	d := &dbCmd{path: path}
 	cmd := &cobra.Command{
 		Use:   "db",
@@ -58,6 +59,9 @@ NAME-VERSION), the whole record; one line for each arch if there are several and
 		d.atCmd(),
 		d.votesCmd(),
 	)
+	for _, f := range more {
+		cmd.AddCommand(f(d)...)
+	}
 	return cmd
 }
 
@@ -276,6 +280,7 @@ func writeRecord(w io.Writer, rec *results.Record, verified string) error {
 	row("build", fmt.Sprintf("%d, ended %s (%s)", rec.Build, rec.Ended.Format(time.DateTime), human.Ago(rec.Ended, time.Now())))
 	row("source", rec.Source)
 	row("packager", packagerText(rec.Packager))
+	row("push signed", rec.Packager.Signed)
 	row("time", timesText(rec.Time))
 	row("used", usageText(rec.Usage))
 	if c := rec.Contents; c != nil {
@@ -378,26 +383,9 @@ func usageText(u results.Usage) string {
 }
 
 func (d *dbCmd) files(ctx context.Context, r *results.Reader, w io.Writer, args []string) error {
-	recs, err := d.records(ctx, r, args)
+	rec, err := d.newest(ctx, r, args, "files")
 	if err != nil {
 		return err
-	}
-	var rec *results.Record // the newest success, which is the last
-	var archs []string
-	for _, x := range recs {
-		switch {
-		case x.Status != quarry.Succeeded:
-			continue
-		case rec == nil || x.Version != rec.Version:
-			archs = nil
-		}
-		rec, archs = x, append(archs, x.Arch)
-	}
-	if rec == nil {
-		return fmt.Errorf("files of %s in channel %s: %w: it has only failed", strings.Join(args, " "), r.Channel(), results.ErrNotFound)
-	}
-	if len(archs) > 1 {
-		return &control.Error{Code: control.ExitUsage, Err: fmt.Errorf("%s %s was built for %s: choose one with --arch", rec.Package, rec.Version, strings.Join(archs, ", "))}
 	}
 	files, err := r.Files(rec.Package, rec.Version, rec.Arch)
 	if err != nil {
