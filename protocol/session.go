@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -59,6 +60,9 @@ func (b *bucket) take(rate float64, burst int) bool {
 	return true
 }
 
+// handshake is how long one of TLS may take.
+const handshake = 10 * time.Second
+
 // maxTries is how many wrong tokens one connection may show.
 const maxTries = 3
 
@@ -75,7 +79,16 @@ func (s *session) run() {
 	s.in.conn = s.conn
 	s.out.conn, s.out.stall, s.out.give = s.conn, l.Stall, func() {}
 	opened := time.Now()
-	s.conn.SetReadDeadline(opened.Add(l.AuthTime)) // a handshake reads, too
+	if c, ok := s.conn.(*tls.Conn); ok {
+		// The server speaks first, so who does not know of TLS waits, too.
+		c.SetDeadline(opened.Add(min(l.AuthTime, handshake)))
+		if err := c.Handshake(); err != nil {
+			s.server.log.Debug("a text connection has no TLS", "from", s.from, "err", err)
+			return
+		}
+		c.SetDeadline(time.Time{})
+	}
+	s.conn.SetReadDeadline(opened.Add(l.AuthTime))
 	s.out.line(codeGreeting, "quarry %s ready", s.server.opts.Version)
 	for {
 		line, ok, err := s.in.next()
