@@ -193,13 +193,15 @@ func (t *Tab) Text(selector string) string {
 	return Eval[string](t, fmt.Sprintf("(document.querySelector(%q)?.innerText ?? '')", selector))
 }
 
-// Wait waits until an expression is true, over pages that are left meanwhile.
+// Wait waits until an expression is true of a page that is loaded whole, over pages
+// that are left meanwhile: what is clicked on while the rest is still to come may
+// have moved by the time that the click arrives.
 func (t *Tab) Wait(expression string) {
 	t.t.Helper()
 	ctx, stop := context.WithTimeout(t.ctx, patience)
 	defer stop()
 	for {
-		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("!!("+expression+")"))
+		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("document.readyState == 'complete' && !!("+expression+")"))
 		if err == nil && ok {
 			return
 		}
