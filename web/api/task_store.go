@@ -85,8 +85,9 @@ type tasks struct {
 	farm   *control.Farm
 	log    *slog.Logger
 
-	mu sync.Mutex // guards the following
-	by map[string]*task
+	mu       sync.Mutex // guards the following
+	by       map[string]*task
+	arriving int64 // bytes of bundles that are being sent
 }
 
 // task is a task. What of it is in use says who may touch it.
@@ -338,21 +339,11 @@ func (ts *tasks) bundle(t *task, r io.Reader) error {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	room := ts.limits.Bytes
-	ts.mu.Lock()
-	for _, o := range ts.by {
-		if o.ID != t.ID {
-			room -= o.bytes
-		}
-	}
-	ts.mu.Unlock()
-	full := &statusError{http.StatusInsufficientStorage, errors.New("there is no room for more bundles: build those that were sent, or try again later")}
-	n, err := io.Copy(f, io.LimitReader(r, max(0, room)+1))
-	switch {
-	case err != nil:
+	in := &arrival{ts: ts, id: t.ID, to: f}
+	defer in.end()
+	n, err := io.CopyBuffer(in, struct{ io.Reader }{r}, make([]byte, 256<<10))
+	if err != nil {
 		return err
-	case n > room:
-		return full
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -366,6 +357,42 @@ func (ts *tasks) bundle(t *task, r io.Reader) error {
 	}
 	t.Bundle, t.bytes = &BundleStatus{tree.Package, tree.Version, len(tree.Files), n}, n
 	return nil
+}
+
+// arrival is a bundle that is being sent. There has to be room for all of it beside
+// those that are kept, and those that arrive at the same time.
+type arrival struct {
+	ts *tasks
+	id string
+	to io.Writer
+	n  int64 // bytes until now
+}
+
+func (a *arrival) Write(p []byte) (int, error) {
+	a.ts.mu.Lock()
+	room := a.ts.limits.Bytes - a.ts.arriving
+	for _, o := range a.ts.by {
+		if o.ID != a.id {
+			room -= o.bytes
+		}
+	}
+	fits := int64(len(p)) <= room
+	if fits {
+		a.n += int64(len(p))
+		a.ts.arriving += int64(len(p))
+	}
+	a.ts.mu.Unlock()
+	if !fits {
+		return 0, &statusError{http.StatusInsufficientStorage, errors.New("there is no room for more bundles: build those that were sent, or try again later")}
+	}
+	return a.to.Write(p)
+}
+
+// end is called when it is kept, or thrown away.
+func (a *arrival) end() {
+	a.ts.mu.Lock()
+	defer a.ts.mu.Unlock()
+	a.ts.arriving -= a.n
 }
 
 // build has a task pushed. Of one that was pushed before, nothing is done.
