@@ -154,3 +154,19 @@ func (s *Snapshot) Beside(pkg string) (map[string]string, error) {
 	}
 	return out, errors.Join(errs...)
 }
+
+// Newer is the channel as it is now; when it is what it was at the last time, that
+// very snapshot, which may be nil.
+func (r *Repo) Newer(channel string, last *Snapshot) (*Snapshot, error) {
+	if err := quarry.CheckChannel(channel); err != nil {
+		return nil, err
+	}
+	tip, err := readRef(r.path, channel)
+	if err != nil {
+		return nil, err
+	}
+	if last != nil && last.commit == tip {
+		return last, nil
+	}
+	return r.odb.snapshot(channel, tip)
+}

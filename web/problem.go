@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -19,6 +20,8 @@ type Problem struct {
 	Detail   string `json:"detail,omitempty"`   // one sentence: what is wrong, and what to do
 	Instance string `json:"instance,omitempty"` // the path that was asked for
 	Exit     int    `json:"exit,omitempty"`     // exit code of the verb, where one was called
+
+	Cache string `json:"-"` // Cache-Control; blank: no-store
 }
 
 // Error answers with an error, as a program or a browser takes it. detail is one
@@ -42,7 +45,7 @@ func Fail(w http.ResponseWriter, r *http.Request, p Problem) {
 	for _, name := range []string{"Content-Length", "Content-Encoding", "ETag", "Last-Modified", "Content-Disposition", "Accept-Ranges"} {
 		h.Del(name)
 	}
-	h.Set("Cache-Control", "no-store")
+	h.Set("Cache-Control", cmp.Or(p.Cache, "no-store"))
 	if p.Status == http.StatusRequestEntityTooLarge {
 		h.Set("Connection", "close") // the rest is not waited for
 	}

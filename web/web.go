@@ -70,6 +70,7 @@ type Options struct {
 	Metrics http.Handler // /metrics
 	Health  http.Handler // /healthz and /readyz, which everybody may ask
 	Git     http.Handler // /NAME.git/...
+	DB      http.Handler // /db/... and /artifacts/...
 
 	// Identify says whose a token is. Without it no token is good.
 	Identify func(token string) (quarry.Identity, error)
@@ -130,7 +131,7 @@ func New(o Options) *Server {
 		paths []string
 	}{
 		{o.API, []string{"/api/", "/task", "/task/", "/builder/"}}, {o.Metrics, []string{"/metrics"}},
-		{o.Health, []string{"/healthz", "/readyz"}}, {o.Pages, []string{"/"}},
+		{o.Health, []string{"/healthz", "/readyz"}}, {o.DB, []string{"/db/", "/artifacts/"}}, {o.Pages, []string{"/"}},
 	} {
 		for _, path := range v.paths {
 			if v.h != nil {
@@ -359,7 +360,7 @@ func Listen(addr string) (net.Listener, error) {
 
 // wantsHTML reports whether who asks is a browser that would show the answer.
 func wantsHTML(r *http.Request) bool {
-	for _, prefix := range []string{"/api/", "/task", "/builder/", "/metrics", "/healthz", "/readyz"} {
+	for _, prefix := range []string{"/api/", "/task", "/builder/", "/metrics", "/healthz", "/readyz", "/db/", "/artifacts/"} {
 		if strings.HasPrefix(r.URL.Path, prefix) {
 			return false
 		}

@@ -41,13 +41,14 @@ var packers = sync.Pool{New: func() any {
 func newWriter(w http.ResponseWriter, r *http.Request, stall time.Duration) *writer {
 	return &writer{ResponseWriter: w, rc: http.NewResponseController(w), head: r.Method == http.MethodHead, stall: stall,
 		// Parts of something are parts of what it is uncompressed.
-		gzip: takesGzip(r.Header.Values("Accept-Encoding")) && r.Header.Get("Range") == ""}
+		gzip: Takes(r, "gzip") && r.Header.Get("Range") == ""}
 }
 
-// takesGzip reads Accept-Encoding (RFC 9110, 12.5.3).
-func takesGzip(values []string) bool {
+// Takes reports whether the client takes a content coding, as its Accept-Encoding
+// says (RFC 9110, 12.5.3).
+func Takes(r *http.Request, want string) bool {
 	takes, other := false, false
-	for part := range strings.SplitSeq(strings.Join(values, ","), ",") {
+	for part := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
 		coding, params, err := mime.ParseMediaType(strings.TrimSpace(part))
 		if err != nil {
 			continue
@@ -58,8 +59,8 @@ func takesGzip(values []string) bool {
 				q = 0
 			}
 		}
-		switch coding {
-		case "gzip", "x-gzip":
+		switch strings.TrimPrefix(coding, "x-") {
+		case want:
 			takes, other = q > 0, true
 		case "*":
 			if !other {
@@ -174,6 +175,36 @@ func (w *writer) Write(b []byte) (int, error) {
 		return w.packed.Write(b)
 	}
 	return plain{w}.Write(b)
+}
+
+// some is how much of a file is sent within one time limit.
+const some = 256 << 10
+
+// ReadFrom sends a file without a way through our memory, where the connection can.
+func (w *writer) ReadFrom(src io.Reader) (total int64, err error) {
+	to, ok := w.ResponseWriter.(io.ReaderFrom)
+	if !ok || w.status == 0 || w.holds || w.packed != nil {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	// The connection looks for a file behind one limit, not behind two.
+	whole, limited := src.(*io.LimitedReader)
+	for {
+		part := &io.LimitedReader{R: src, N: some}
+		if limited {
+			part.R, part.N = whole.R, min(whole.N, some)
+		}
+		want := part.N
+		w.touch(time.Now())
+		n, err := to.ReadFrom(part)
+		total += n
+		w.bytes += n
+		if limited {
+			whole.N -= n
+		}
+		if err != nil || n < want || limited && whole.N == 0 {
+			return total, err
+		}
+	}
 }
 
 // release sends what was held, uncompressed.
