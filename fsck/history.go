@@ -213,7 +213,7 @@ func saysRecord(after *results.Snapshot, o *results.Object, list []change) (stri
 	if err != nil {
 		return "", err
 	}
-	rec, err := results.Parse(text)
+	rec, err := results.ParseHead(text)
 	if err != nil {
 		return fmt.Sprintf("the record that it writes cannot be read: %v", err), nil
 	}

@@ -338,6 +338,9 @@ func (r *Record) CheckFiles(files []quarry.File) (bad []string) {
 	return bad
 }
 
+// ParseHead reads of a record what stands before its first table.
+func ParseHead(data []byte) (*Record, error) { return parseHead(data) }
+
 // ParseFilesOf reads the list of files that belongs to a target.
 func ParseFilesOf(data []byte, t quarry.Target) ([]quarry.File, error) {
 	l, files, err := parseFiles(data)

@@ -329,6 +329,7 @@ func TestREST(t *testing.T) {
 	c.call("GET", record, nil, 304, "Accept", "application/toml", "If-None-Match", h.Get("ETag"))
 	c.call("GET", record+"?status=failed", nil, 404)
 	c.call("GET", record+"/files", nil, 200)
+	c.call("GET", record+"/provenance", nil, 200)
 	c.call("GET", "/api/v1/records/testing/hello/9/"+arch, nil, 404)
 	h, artifact := c.call("GET", "/api/v1/artifacts/"+recorded[0].Artifact, nil, 200)
 	if !strings.Contains(h.Get("Cache-Control"), "immutable") {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/provenance"
 	"github.com/Morphux/quarry/results"
 )
 
@@ -38,6 +39,9 @@ type Channel struct {
 	Failed    int      `json:"failed"`    // records of failure
 }
 
+// envelope is the media type of a DSSE envelope with a provenance, as in-toto names it.
+const envelope = "application/vnd.in-toto.provenance+dsse"
+
 var records = map[string]any{"application/json": anyObject, "application/toml": text}
 
 func (a *API) recordRoutes() []route {
@@ -61,6 +65,9 @@ func (a *API) recordRoutes() []route {
 			answers: []answer{{200, "the record", records, []string{"ETag"}}}, errors: []int{400, 404}, handle: a.getRecord},
 		{method: "GET", path: "/api/v1/records/{channel}/{package}/{version}/{arch}/files", id: "getFiles", tag: "records", short: "List the files that a package installs",
 			params: place, answers: []answer{{200, "the files", records, []string{"ETag"}}}, errors: []int{404}, handle: a.getFiles},
+		{method: "GET", path: "/api/v1/records/{channel}/{package}/{version}/{arch}/provenance", id: "getProvenance", tag: "records", short: "Get what the farm attests of how an artifact was made",
+			long:   "An in-toto statement with the predicate of SLSA, in a DSSE envelope that one of the\nfarm's keys has signed: doc/trust.md says how to check it.",
+			params: place, answers: []answer{{200, "the envelope", map[string]any{envelope: anyObject}, []string{"ETag"}}}, errors: []int{404}, handle: a.getProvenance},
 		{method: "GET", path: "/api/v1/artifacts/{digest}", id: "getArtifact", tag: "records", short: "Get what a build has made",
 			long: "A tar.zst, which never changes.",
 			params: []param{{"path", "digest", "SHA-256 in hex, as its record says", map[string]any{"type": "string", "pattern": "^[0-9a-f]{64}$"}, true},
@@ -224,6 +231,22 @@ func (a *API) getFiles(w http.ResponseWriter, r *http.Request) error {
 	return sendTOML(w, r,
 		func() ([]byte, error) { return results.MarshalFiles(t.Package, t.Version, t.Arch, files) },
 		func() ([]byte, error) { return results.FilesJSON(t.Package, t.Version, t.Arch, files) })
+}
+
+func (a *API) getProvenance(w http.ResponseWriter, r *http.Request) error {
+	s, t, err := a.snapshot(r)
+	if err != nil {
+		return err
+	}
+	p, err := s.Provenance(t.Package, t.Version, t.Arch)
+	if err != nil {
+		return err
+	}
+	data, err := provenance.Envelope(p)
+	if err != nil {
+		return err
+	}
+	return sendBytes(w, r, http.StatusOK, envelope, data)
 }
 
 // sendTOML answers with a file of the results repository, as it is or as JSON.
