@@ -209,3 +209,40 @@ func TestNiceAndAlone(t *testing.T) {
 		t.Error("there is no bitmap afterwards")
 	}
 }
+
+// A process that is killed takes git with it, and the next begins where it was.
+func TestKilled(t *testing.T) {
+	if path := os.Getenv("QUARRY_TEST_CHILD"); path != "" {
+		_ = Run(context.Background(), path, Options{Git: os.Getenv("QUARRY_TEST_GIT"), Lock: filepath.Join(path, "lock")})
+		return
+	}
+	path := repo(t)
+	grow(t, path, "first", 10)
+	program, pid := filepath.Join(t.TempDir(), "git"), filepath.Join(t.TempDir(), "pid")
+	script := fmt.Sprintf("#!/bin/sh\necho $$ >%s.new && mv %s.new %s\nexec sleep 1000\n", pid, pid, pid)
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(os.Args[0], "-test.run=^TestKilled$")
+	child.Env = append(os.Environ(), "QUARRY_TEST_CHILD="+path, "QUARRY_TEST_GIT="+program)
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not after two minutes", what)
+			}
+		}
+	}
+	until("git starts", func() bool { _, err := os.Stat(pid); return err == nil })
+	child.Process.Kill()
+	child.Wait()
+	number, err := os.ReadFile(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until("git ends", func() bool { return exec.Command("kill", "-0", strings.TrimSpace(string(number))).Run() != nil })
+	until("the lock is free", func() bool { tend(t, path, "git"); return bitmap(t, path) != nil })
+}
