@@ -43,7 +43,7 @@ func farmAtWork(t *testing.T) (w *world, running, failed quarry.Build) {
 		}
 		fmt.Fprintf(log, "src/main.c:3:10: fatal error: zlib.h: No such file or directory\n")
 		return &quarry.Failure{Step: quarry.StepMake, Cause: quarry.CauseExit, Message: "make ended with status 2: " + hostile, Status: 2, Command: "make",
-			Reproduce: "git clone -b broken-1.0 ssh://farm.example.org/broken.git && quarry build --arch x86_64 broken", Class: "missing-header", Line: 38,
+			Reproduce: "git clone -b broken-1.0 ssh://farm.example.org/broken.git && quarry build --arch x86_64 broken", Class: "missing-header", Error: "src/main.c:3:10: fatal error: zlib.h: No such file or directory", Line: 38,
 			Hint: "add the package that has zlib.h to needed", Excerpt: []string{"src/main.c:3:10: fatal error: zlib.h: No such file or directory", hostile}}, nil
 	})
 	for i := range 6 {

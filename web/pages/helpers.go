@@ -50,6 +50,7 @@ func (s *Site) funcs() template.FuncMap {
 		"count":    human.Count,
 		"number":   number,
 		"safe":     visible,
+		"telling":  telling,
 		"short":    short,
 		"stand":    stand,
 		"said":     said,
@@ -205,4 +206,9 @@ func packageURL(name string) string { return "/packages/" + url.PathEscape(name)
 // named.
 func (s *Site) recordURL(t quarry.Target) string {
 	return s.on(t.Channel, packageURL(t.Package)+"/"+url.PathEscape(t.Version)+"/"+url.PathEscape(t.Arch))
+}
+
+// telling reports whether a line of an excerpt is the one that explains a failure.
+func telling(line, failure string) bool {
+	return failure != "" && strings.TrimLeft(line, " \t") == failure
 }
