@@ -24,6 +24,7 @@ const (
 	Git        = "git"         // commits and pushes, as git itself has it
 	Provenance = "quarry-slsa" // statements on how something was built
 	Vote       = "quarry-vote" // what came of building something again
+	Head       = "quarry-head" // what a channel is at, over HTTP
 )
 
 // hash is what ssh-keygen takes where nothing else is said.

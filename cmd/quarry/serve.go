@@ -27,6 +27,7 @@ import (
 	"github.com/Morphux/quarry/tokens"
 	"github.com/Morphux/quarry/usage"
 	"github.com/Morphux/quarry/web"
+	"github.com/Morphux/quarry/web/db"
 	"github.com/spf13/afero"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -186,7 +187,12 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	look := newPages(c, st, farm, log)
-	site, siteListener, err := newWeb(c, web.Options{API: calls, Pages: look, Git: newGit(c, packages, door, m, log), ErrorPage: look.ErrorPage, Identify: bearers.Lookup, Metrics: m.Handler(), Health: metrics.Health(st.health(q)), Observe: m.Request}, log)
+	files, err := newSite(c, res, pipe.Artifacts.Open, signer, log)
+	if err != nil {
+		return err
+	}
+	defer files.Close()
+	site, siteListener, err := newWeb(c, web.Options{API: calls, Pages: look, DB: db.New(files, log), Git: newGit(c, packages, door, m, log), ErrorPage: look.ErrorPage, Identify: bearers.Lookup, Metrics: m.Handler(), Health: metrics.Health(st.health(q)), Observe: m.Request}, log)
 	if err != nil {
 		return err
 	}
@@ -202,6 +208,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	if site != nil {
 		log.Info("web serves", "url", c.Web.Base(), "listen", siteListener.Addr())
 		group.Go(func() error { return site.Serve(ctx, patient{siteListener, log}) })
+		group.Go(func() error { warm(ctx, files, log); return nil })
 	}
 	group.Go(func() error { return text.serve(ctx) })
 	group.Go(func() error { return people.Watch(ctx) })

@@ -19,6 +19,9 @@ import (
 // principal is who signs, in the file of allowed signers: the committer.
 const principal = "quarry@localhost"
 
+// namespaces are what the farm's key signs.
+var namespaces = []string{trust.Git, trust.Provenance, trust.Vote, trust.Head}
+
 // openSigner opens the key that commits are signed with, and sees to it that the
 // file of allowed signers has it. A key that is there no more stays in the file,
 // for what it has signed, but only until now. nil: nothing is signed.
@@ -50,15 +53,17 @@ func openSigner(c *config.Config, log *slog.Logger) (*trust.Signer, error) {
 		switch mine := bytes.Equal(a.Key.Marshal(), signer.Public().Marshal()); {
 		case mine && a.Before.IsZero():
 			known = true
-			if len(a.Namespaces) > 0 && !slices.Contains(a.Namespaces, trust.Vote) { // of before there were votes
-				list[i].Namespaces = append(a.Namespaces, trust.Vote)
+			for _, n := range namespaces { // of before there were all of them
+				if len(a.Namespaces) > 0 && !slices.Contains(list[i].Namespaces, n) {
+					list[i].Namespaces = append(list[i].Namespaces, n)
+				}
 			}
 		case !mine && a.Before.IsZero() && a.Principal == principal:
 			list[i].Before = time.Now()
 		}
 	}
 	if !known {
-		list = append(list, trust.AllowedSigner{Principal: principal, Key: signer.Public(), Namespaces: []string{trust.Git, trust.Provenance, trust.Vote}})
+		list = append(list, trust.AllowedSigner{Principal: principal, Key: signer.Public(), Namespaces: namespaces})
 		log.Info("results are signed with a new key", "key", signer.Fingerprint(), "signers", path)
 	}
 	if text := []byte(list.String()); !bytes.Equal(text, data) {
