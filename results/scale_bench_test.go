@@ -46,11 +46,9 @@ func open(b *testing.B, path string, opts results.Options) *results.Repo {
 // tended is a copy of a repository as the farm keeps it.
 func tended(b *testing.B, size resultstest.Size) (string, *results.Repo) {
 	b.Helper()
+	size.Tended = true
 	path := resultstest.Copy(b, size)
 	r := open(b, path, results.Options{MaxPacks: -1})
-	if err := r.Maintain(b.Context()); err != nil {
-		b.Fatal(err)
-	}
 	return path, r
 }
 
@@ -174,12 +172,10 @@ func BenchmarkScaleFetch(b *testing.B) {
 	each(b, func(b *testing.B, size resultstest.Size) {
 		for _, state := range []string{"untended", "written", "melted"} {
 			b.Run(state, func(b *testing.B) {
-				path := resultstest.Copy(b, size)
-				r := open(b, path, results.Options{MaxPacks: -1})
-				if state != "untended" {
-					if err := r.Maintain(b.Context()); err != nil {
-						b.Fatal(err)
-					}
+				path, r := tended(b, size)
+				if state == "untended" {
+					path = resultstest.Copy(b, size)
+					r = open(b, path, results.Options{MaxPacks: -1})
 				}
 				client := filepath.Join(b.TempDir(), "client.git")
 				run(b, "clone", "-q", "--bare", path, client) // hard links

@@ -3,6 +3,7 @@ package resultstest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -40,20 +41,23 @@ func Farm(tb testing.TB, size Size) string {
 // Copy is a copy of [Farm]'s repository, to write to. Its packs are shared.
 func Copy(tb testing.TB, size Size) string {
 	tb.Helper()
-	master := Farm(tb, size)
 	path := filepath.Join(tb.TempDir(), "results.git")
-	// Packs are never written to, only replaced: they can be links where the file
-	// system has both.
-	cmd := exec.Command("cp", "-al", master, path)
-	if cmd.Run() != nil {
-		os.RemoveAll(path)
-		cmd = exec.Command("cp", "-a", master, path)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			tb.Fatalf("%v: %s", err, out)
+	if err := link(Farm(tb, size), path); err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// link copies a repository. Packs are never written to, only replaced: they are
+// links where the file system has both.
+func link(master, path string) error {
+	if exec.Command("cp", "-al", master, path).Run() != nil {
+		if out, err := exec.Command("cp", "-a", master, path).CombinedOutput(); err != nil {
+			return errors.Join(fmt.Errorf("cp: %w: %s", err, out), os.RemoveAll(path))
 		}
 	}
 	// All else git might write in place.
-	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+	return filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || strings.Contains(p, "/objects/pack/") {
 			return err
 		}
@@ -66,10 +70,6 @@ func Copy(tb testing.TB, size Size) string {
 		}
 		return err
 	})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return path
 }
 
 // Next is an outcome for each of n packages of a repository, that comes after all
@@ -107,6 +107,9 @@ func farm(size Size) (string, error) {
 		return "", fmt.Errorf("%w: set QUARRY_CACHE", err)
 	}
 	name := fmt.Sprintf("%d-%dx%dx%d-%d.git", generation, size.Packages, size.Archs, size.Versions, size.Batch)
+	if size.Tended {
+		name = "tended-" + name
+	}
 	final := filepath.Join(dir, name)
 	lock, err := os.OpenFile(filepath.Join(dir, name+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -123,10 +126,31 @@ func farm(size Size) (string, error) {
 	if err := os.RemoveAll(tmp); err != nil { // of a process that was killed
 		return "", err
 	}
-	if err := create(tmp, size); err != nil {
+	makeIt := create
+	if size.Tended {
+		makeIt = tended
+	}
+	if err := makeIt(tmp, size); err != nil {
 		return "", errors.Join(err, os.RemoveAll(tmp))
 	}
 	return final, os.Rename(tmp, final)
+}
+
+// tended makes a repository as it is after maintenance.
+func tended(path string, size Size) error {
+	size.Tended = false
+	master, err := farm(size)
+	if err != nil {
+		return err
+	}
+	if err := link(master, path); err != nil {
+		return err
+	}
+	r, err := results.Open(path, results.Options{MaxPacks: -1})
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Maintain(context.Background()), r.Close())
 }
 
 func create(path string, size Size) error {

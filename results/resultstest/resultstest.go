@@ -34,6 +34,8 @@ type Size struct {
 	// as the farm makes them, but for so many more that there are 20,000 commits at
 	// most.
 	Batch int
+	// Tended has it as it is after maintenance: with bitmaps and a commit graph.
+	Tended bool
 }
 
 // The sizes that are measured. All benchmarks use these, so that each is made once.
