@@ -76,6 +76,10 @@ func curves(a *usage.Attempt, live bool) []curve {
 	if total.Wall > 0 {
 		mean = float64(total.User.N+total.Sys.N) / 1e6 / total.Wall.Seconds()
 	}
+	instant := total.Wall < time.Second // what was used before its first sample counts too much
+	if instant && a.CPUs > 0 {
+		most, mean = min(most, a.CPUs), min(mean, a.CPUs)
+	}
 	top := max(most, a.CPUs, 0.1)
 	cpu.Line, cpu.Area = draw(at, rates, total.Wall, top)
 	cpu.Peak = processors(max(most, mean)) // of what took less than a second, samples tell little
@@ -83,7 +87,10 @@ func curves(a *usage.Attempt, live bool) []curve {
 	if a.CPUs > 0 {
 		cpu.Peak += " of " + processors(a.CPUs)
 	}
-	if !live {
+	switch {
+	case !live && instant:
+		cpu.Now = human.Duration(time.Duration(total.User.N+total.Sys.N)*time.Microsecond) + " in all"
+	case !live:
 		cpu.Now = processors(mean) + " in the mean"
 	}
 	peak := float64(total.PeakMemory.N)
