@@ -25,8 +25,7 @@ import (
 
 // signedFarm takes signed pushes; stable takes no others.
 func signedFarm(t *testing.T) *farm {
-	var f *farm
-	f = newFarm(t, func(o *Options) {
+	f := newFarm(t, func(o *Options) {
 		store := o.Keys.(interface {
 			Keys(string) ([]gossh.PublicKey, error)
 		})
