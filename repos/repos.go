@@ -105,7 +105,7 @@ func Open(dir string, extra []string) (*Repos, error) {
 			return nil, fmt.Errorf("half-made repository cannot be removed: %w", err)
 		}
 	}
-	return r, nil
+	return r, settle(dir)
 }
 
 func globEscape(s string) string {
@@ -116,8 +116,7 @@ func globEscape(s string) string {
 const newPrefix = ".new-"
 
 // settings of a repository, each with its reason.
-const settings = `# written by quarry
-[core]
+const settings = settled + `[core]
 	# an acknowledged push survives a power cut; git leaves loose objects and refs to luck
 	fsync = committed,reference
 	fsyncMethod = batch

@@ -113,6 +113,9 @@ func Open(path string, opts Options) (*Repo, error) {
 	if err := checkRepo(path); err != nil {
 		return nil, err
 	}
+	if err := settle(path); err != nil {
+		return nil, err
+	}
 	own, err := newWorkDir(path)
 	if err != nil {
 		return nil, fmt.Errorf("results repository %s cannot be opened for writing: %w", path, err)
