@@ -273,3 +273,102 @@ func TestVerifyYields(t *testing.T) {
 		t.Errorf("again: %v\n%s", err, said)
 	}
 }
+
+// TestVotes has a second farm, made of the first one's backup, build a record again,
+// and hand its vote in.
+func TestVotes(t *testing.T) {
+	s := newServer(t, t.TempDir())
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { s.stop(syscall.SIGTERM) }()
+	s.mustIn(t, testpkg.Init(t, "hello"), "git", "push", "-o", "follow", s.url("hello"), "HEAD:refs/heads/hello-1.0")
+	s.mustIn(t, dated(t), "git", "push", "-o", "follow", s.url("dated"), "HEAD:refs/heads/dated-1.0")
+	s.quarry(t, "verify", "hello-1.0")
+
+	other := newServer(t, t.TempDir())
+	backup := filepath.Join(s.dir, "backup")
+	shell(t, printed(t, "backup.md", "Backup"), s.state(), backup)
+	shell(t, `cp -a "$BACKUP"/repos "$BACKUP"/results.git "$BACKUP"/artifacts "$STATE"/`, other.state(), backup)
+	if err := other.start(); err != nil {
+		t.Fatal(err)
+	}
+	other.quarry(t, "verify", "hello-1.0")
+	if _, _, err := other.run(other.dir, other.bin, "-c", other.config, "verify", "dated-1.0"); err == nil {
+		t.Error("what is never the same is the same")
+	}
+	vote := filepath.Join(s.dir, "vote")
+	raw := func(release string) string {
+		t.Helper()
+		text := other.quarry(t, "db", "votes", release, "--raw")
+		if err := os.WriteFile(vote, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	if err := other.stop(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	// ssh-keygen can check it, too.
+	text, sig, ok := strings.Cut(raw("hello-1.0"), "-----BEGIN")
+	if !ok {
+		t.Fatalf("the vote is\n%s", text)
+	}
+	os.WriteFile(vote+".text", []byte(text), 0o644)
+	os.WriteFile(vote+".sig", []byte("-----BEGIN"+sig), 0o644)
+	other.must(t, "sh", "-c", fmt.Sprintf("ssh-keygen -Y verify -f %s -I quarry@localhost -n quarry-vote -s %s.sig <%s.text", other.state("allowed_signers"), vote, vote))
+
+	// Nobody knows the key here yet; then it is a builder's.
+	hand := func() (string, error) {
+		_, errOut, err := s.run(s.dir, "sh", "-c", "$SSH vote - <"+vote)
+		return errOut, err
+	}
+	if said, err := hand(); err == nil || !strings.Contains(said, "which is no key of alice here") {
+		t.Errorf("a strange key: %v\n%s", err, said)
+	}
+	key := other.state("signing_key")
+	pub := filepath.Join(s.dir, "builder2.pub")
+	if err := os.WriteFile(pub, []byte(s.must(t, "ssh-keygen", "-y", "-f", key)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(key, filepath.Join(s.dir, "builder2")); err != nil {
+		t.Fatal(err)
+	}
+	s.quarry(t, "key", "add", "builder2", pub, "--role", "builder")
+	if said, err := hand(); err == nil || !strings.Contains(said, "which is no key of alice here") {
+		t.Errorf("another's vote: %v\n%s", err, said)
+	}
+	s.as("builder2")
+	if out := s.must(t, "sh", "-c", "$SSH vote - <"+vote); !strings.Contains(out, "build 1: the same by") {
+		t.Errorf("it says\n%s", out)
+	}
+	s.must(t, "sh", "-c", "$SSH vote - <"+vote) // the same once more counts once
+	out := s.quarry(t, "db", "votes", "hello-1.0")
+	if strings.Count(out, " same ") != 2 || !strings.Contains(out, "builder2") || !strings.Contains(out, "quarry@localhost") {
+		t.Errorf("the votes are\n%s", out)
+	}
+	if out := s.quarry(t, "db", "show", "hello", "1.0"); !strings.Contains(out, "reproduced by 2") {
+		t.Errorf("the record is\n%s", out)
+	}
+	raw("dated-1.0")
+	s.must(t, "sh", "-c", "$SSH vote - <"+vote)
+	if out := s.quarry(t, "db", "show", "dated", "1.0"); !strings.Contains(out, "not reproduced by 1") {
+		t.Errorf("the record is\n%s", out)
+	}
+	// A vote that was changed is none, nor is one on what nobody has recorded.
+	good := raw("hello-1.0")
+	for said, bad := range map[string]string{"signature does not fit": strings.Replace(good, "build = 1\n", "build = 2\n", 1), "vote is not signed": text, "vote cannot be read": "x"} {
+		os.WriteFile(vote, []byte(bad), 0o644)
+		if errOut, err := hand(); err == nil || !strings.Contains(errOut, said) {
+			t.Errorf("want %q, got %v\n%s", said, err, errOut)
+		}
+	}
+	// A clone that has fetched the votes knows them, with the signers.
+	clone := filepath.Join(s.dir, "clone.git")
+	s.must(t, "git", "clone", "-q", "--bare", s.url("results"), clone)
+	s.must(t, "git", "-C", clone, "fetch", "-q", "origin", "refs/quarry/votes/*:refs/quarry/votes/*")
+	os.WriteFile(filepath.Join(s.dir, "signers"), []byte(s.quarry(t, "signers")), 0o644)
+	if out := s.must(t, s.bin, "db", "--repo", clone, "votes", "hello-1.0", "--signers", filepath.Join(s.dir, "signers")); strings.Count(out, " same ") != 2 {
+		t.Errorf("in a clone the votes are\n%s", out)
+	}
+}
