@@ -57,7 +57,7 @@ func BenchmarkLoad(b *testing.B) {
 	pid := s.cmd.Process.Pid
 	talker := l.talk(s)
 	without := rss(b, pid)
-	heard, leave := l.follow(talker, loadFollowers)
+	_, leave := l.follow(talker, loadFollowers)
 	memory := rss(b, pid) - without
 	// While nothing is built but what talks, which costs something as well.
 	followed := cpu(b, pid, 10*time.Second)
@@ -71,7 +71,7 @@ func BenchmarkLoad(b *testing.B) {
 	fast := &asked{}
 	for range loadRounds {
 		alone = append(alone, l.round())
-		heard, leave = l.follow(talker, loadFollowers)
+		heard, away := l.follow(talker, loadFollowers)
 		stop = l.read(time.Second, slow)
 		human = append(human, l.round())
 		stop()
@@ -81,7 +81,7 @@ func BenchmarkLoad(b *testing.B) {
 		if heard() == 0 {
 			b.Error("no follower has heard anything")
 		}
-		leave()
+		away()
 	}
 	for _, v := range [][]float64{alone, human, flat} {
 		slices.Sort(v)
