@@ -195,7 +195,7 @@ func (s *Site) Get(ctx context.Context, name string) (*Answer, error) {
 		}
 		return s.whole(h.data, typeJSON), nil
 	case "sig", string(Newest), string(Older):
-		return s.file(channel, rest)
+		return s.file(ctx, channel, rest)
 	case "delta":
 		return s.delta(ctx, channel, rest)
 	case "p":
@@ -436,7 +436,7 @@ func (c *live) recent(is func(*shown) bool) *shown {
 }
 
 // file is a list or a signature, as it lies in the cache. Its name is a digest.
-func (s *Site) file(channel, name string) (*Answer, error) {
+func (s *Site) file(ctx context.Context, channel, name string) (*Answer, error) {
 	none := fmt.Errorf("%.200q: %w", name, fs.ErrNotExist)
 	kind, file, _ := strings.Cut(name, "/")
 	a := &Answer{Forever: true, Type: typeZstd}
@@ -453,8 +453,16 @@ func (s *Site) file(channel, name string) (*Answer, error) {
 	default:
 		a.Tag = stem[i+1:]
 	}
+	path := filepath.Join(s.opts.Dir, channel, kind, file)
 	var err error
-	if a.File, err = os.Open(filepath.Join(s.opts.Dir, channel, kind, file)); errors.Is(err, fs.ErrNotExist) {
+	if a.File, err = os.Open(path); errors.Is(err, fs.ErrNotExist) {
+		// It may be of a head that nobody has asked this daemon for.
+		if _, err := s.head(ctx, channel, patience); err != nil {
+			return nil, err
+		}
+		a.File, err = os.Open(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		err = none
 	}
 	return a, err
