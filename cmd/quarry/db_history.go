@@ -208,10 +208,11 @@ func (d *dbCmd) bisectCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "bisect GOOD BAD -- COMMAND [ARG]...",
 		Short: "Find the record that broke something",
-		Long: `Runs a command against the states that a channel was in from GOOD (a commit or a
-time) to BAD, by halves, and names the first commit with which it fails: which
-package changed, from what source, built with what. Exit status 0 of the command
-says good, 125 that it cannot tell, any other bad.
+		Long: `Runs a command against the states that a channel was in from GOOD to BAD, by
+halves, and names the first commit with which it fails: which package changed,
+from what source, built with what. Both are a commit or a time; BAD may be the
+channel's name: as it is now. Exit status 0 of the command says good, 125 that it
+cannot tell, any other bad.
 
 The command gets QUARRY_COMMIT (the commit of the results), QUARRY_CHANNEL and
 QUARRY_RESULTS (the repository) in its environment; quarry db takes
@@ -234,9 +235,11 @@ func (d *dbCmd) bisect(ctx context.Context, r *results.Reader, w, progress io.Wr
 	if err != nil {
 		return err
 	}
-	to, err := r.At(bad)
-	if err != nil {
-		return err
+	to := r.Snapshot
+	if bad != r.Channel() {
+		if to, err = r.At(bad); err != nil {
+			return err
+		}
 	}
 	commits, err := to.Since(ctx, from)
 	if err != nil {

@@ -96,6 +96,9 @@ func TestDBHistory(t *testing.T) {
 	broken := `! git -C "$QUARRY_RESULTS" cat-file -e "$QUARRY_COMMIT:packages/zl/ib/zlib/%s/x86_64.toml"`
 	for i := 1; i < len(commits); i++ {
 		out := run(0, true, commits[0], commits[6], "--", "sh", "-c", fmt.Sprintf(broken, fmt.Sprintf("1.%d", i)))
+		if now := run(0, true, commits[0], "testing", "--", "sh", "-c", fmt.Sprintf(broken, fmt.Sprintf("1.%d", i))); now != out {
+			t.Errorf("up to now:\n%s", now)
+		}
 		holds(out, commits[i]+"\n", fmt.Sprintf("zlib 1.%d x86_64: succeeded", i), "1 added")
 	}
 	// A commit that cannot be told is passed over, and named if it may be the one.
