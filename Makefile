@@ -44,7 +44,7 @@ CGOTAGS := containers_image_openpgp,exclude_graphdriver_btrfs,exclude_graphdrive
 
 # Everything that shares state between goroutines and does not need a container
 # to show it. The race detector needs cgo.
-RACE := . ./bundle ./config ./control ./graph/... ./hooks ./internal/... ./keys ./notify ./protocol ./queue ./recipe ./repos ./results ./sched ./sshd ./tokens ./usage ./web ./web/api
+RACE := . ./bundle ./config ./control ./graph/... ./hooks ./internal/... ./keys ./mirror ./notify ./protocol ./queue ./recipe ./repos ./results ./sched ./sshd ./tokens ./usage ./web ./web/api ./web/db
 .PHONY: race
 race: ## run the concurrent packages under the race detector
 	CGO_ENABLED=1 GOFLAGS='-tags=$(TAGS),$(CGOTAGS)' $(GO) test -race -short -timeout $(TIMEOUT) $(TESTFLAGS) $(RACE)

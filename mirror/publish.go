@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -407,7 +408,11 @@ func (st *stage) sweep(now time.Time, grace time.Duration) (gone int, err error)
 		}
 		for _, e := range list {
 			info, err := e.Info()
-			if errors.Is(err, fs.ErrNotExist) || keep[name+"/"+e.Name()] || err == nil && now.Sub(info.ModTime()) < grace {
+			if errors.Is(err, fs.ErrNotExist) || keep[name+"/"+e.Name()] {
+				continue
+			}
+			// What was being written is of somebody who was killed: nobody else is at it.
+			if err == nil && !strings.HasPrefix(e.Name(), newPrefix) && now.Sub(info.ModTime()) < grace {
 				continue
 			}
 			if err == nil {

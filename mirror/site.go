@@ -394,7 +394,7 @@ func (s *Site) make(c *live) (*shown, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := c.lay.show(h, s.opts.Sign, now)
+	data, err := c.lay.show(h, s.opts.Sign, began)
 	if err != nil {
 		return nil, err
 	}
