@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"strings"
 	"testing"
 
@@ -12,6 +13,9 @@ import (
 // would be right; none prints help and calls it a success.
 func TestWrongWords(t *testing.T) {
 	t.Chdir(t.TempDir())
+	if err := os.Mkdir("x", 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct{ words, says string }{
 		{"statuss", `command "statuss" is unknown: did you mean status? see quarry --help`},
 		{"nonsense", `command "nonsense" is unknown: see quarry --help`},
@@ -24,7 +28,8 @@ func TestWrongWords(t *testing.T) {
 		{"cleanup", "cleanup takes all|baseos|NAME: see quarry cleanup --help"},
 		{"load-baseos a b", "load-baseos takes [FILE]: see quarry load-baseos --help"},
 		{"build x stable --channel testing", "build is told two channels, stable and testing: leave one out"},
-		{"build", "build takes DIR [CHANNEL]: see quarry build --help"},
+		{"build zlib-1.3.1 stable", "zlib-1.3.1 is no folder, and of a release the channel is said with --channel: build zlib-1.3.1 --channel stable"},
+		{"build", "build takes DIR [CHANNEL] | NAME-VERSION | -: see quarry build --help"},
 		{"key remove a b", "key remove takes NAME: see quarry key remove --help"},
 		{"serve now", "serve takes no arguments: see quarry serve --help"},
 		{"status --bogus", "unknown flag: --bogus: see quarry status --help"},
