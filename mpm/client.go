@@ -139,6 +139,11 @@ func Open(o Options) (*Client, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, int64, int64) {}
 	}
+	cache, err := filepath.Abs(o.Cache)
+	if err != nil {
+		return nil, err
+	}
+	o.Cache = cache
 	c := &Client{o: o}
 	kind, err := c.o.locate()
 	if err != nil {
