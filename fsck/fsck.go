@@ -55,11 +55,10 @@ type Options struct {
 	Channels []string // none: all
 	// Since is a commit: only what has come to the channel since is looked at. Then
 	// Channels names one.
-	Since string
-	// Artifacts is the folder of artifacts; "": they are not looked for. Deep reads
-	// each of them.
-	Artifacts string
-	Deep      bool
+	Since     string
+	Artifacts string // the folder of artifacts; "": they are not looked for
+	// Deep reads each artifact, and has git read each object of the history.
+	Deep bool
 	// Signers are the keys that the farm has signed with; nil: signatures are not
 	// checked.
 	Signers trust.AllowedSigners
@@ -214,7 +213,12 @@ func (c *checker) begin(what string, total int) (step func()) {
 // git has git look at its objects: at all, or at those that have come since.
 func (c *checker) git(r *results.Reader, channels []string) error {
 	c.begin("git objects", 0)
-	args := []string{"-C", c.Repo, "fsck", "--full", "--strict", "--no-dangling", "--no-progress"}
+	// Each bit is git's to check only where all is read: that takes four times as
+	// long. Records that stand, commits and folders are read here in any case.
+	args := []string{"-C", c.Repo, "fsck", "--connectivity-only", "--no-dangling", "--no-progress"}
+	if c.Deep {
+		args = []string{"-C", c.Repo, "fsck", "--full", "--strict", "--no-dangling", "--no-progress"}
+	}
 	if c.Since != "" {
 		args = []string{"-C", c.Repo, "rev-list", "--objects", "--quiet", "refs/heads/" + channels[0], "--not", c.Since}
 	}

@@ -167,7 +167,7 @@ changed, and the farm may go on meanwhile.`,
 		Args:    cobra.NoArgs,
 		RunE:    t.fsck,
 	}
-	cmd.Flags().BoolVar(&t.deep, "deep", false, "read each artifact, too, and compare it with its hash and its list of files")
+	cmd.Flags().BoolVar(&t.deep, "deep", false, "read each artifact and each object of the history, too, and compare them with their hashes and lists of files")
 	cmd.Flags().StringVar(&t.since, "since", "", "look only at what has come to the channel since a commit, or a time")
 	cmd.Flags().StringVar(&t.artifacts, "artifacts", "", "folder of artifacts (default this farm's own; none with --repo)")
 	cmd.Flags().StringVar(&t.signers, "signers", "", "file of allowed signers (default this farm's own; none with --repo)")
@@ -206,8 +206,6 @@ func (t *trustCmd) fsck(cmd *cobra.Command, _ []string) error {
 		if _, err := os.Stat(o.Artifacts); err != nil {
 			return fmt.Errorf("artifacts cannot be looked at: %w", err)
 		}
-	} else if o.Deep {
-		return usage(errors.New("where the artifacts are is not known: name their folder with --artifacts"))
 	}
 	if o.Signers, err = t.allowed(); err != nil {
 		return err
