@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -22,6 +23,10 @@ import (
 const childEnv = "QUARRY_TEST_EXPORT"
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.bench"); f == nil || f.Value.String() == "" {
+		pieceNames, pieceSize = 3, 2000
+	}
 	if words := os.Getenv(childEnv); words != "" {
 		w := strings.Split(words, "\n")
 		r, err := results.OpenReader(w[1], "testing")

@@ -21,9 +21,10 @@ import (
 // frames are those of the list before: their text has to be hashed, which is quick,
 // and nothing has to be packed. Where a piece ends depends on the names in it
 // alone, so that a list's bytes do not tell what was there before.
-const (
-	pieceNames = 512     // packages in a piece, in the mean
-	pieceSize  = 4 << 20 // bytes from which on the next package begins another one
+// Tests have small ones.
+var (
+	pieceNames uint32 = 512     // packages in a piece, in the mean
+	pieceSize         = 4 << 20 // bytes from which on the next package begins another one
 )
 
 // begins reports whether a package begins a piece wherever it stands.
@@ -68,7 +69,8 @@ type packer struct {
 	piece, frame []byte
 	text, packed hash.Hash
 	list         File
-	own          int // entries of the list's own arch
+	own          int    // entries of the list's own arch
+	last         string // package that was added
 }
 
 func newPacker(w io.Writer, l *List) *packer {
@@ -83,10 +85,13 @@ var (
 	archMark  = []byte("\narch = ")
 )
 
-// add adds entries of one package, whole.
+// add adds entries of a package. Those of one package stay in one piece.
 func (p *packer) add(name string, entries []byte) error {
-	if err := p.turn(name); err != nil {
-		return err
+	if name != p.last {
+		if err := p.turn(name); err != nil {
+			return err
+		}
+		p.last = name
 	}
 	p.piece = append(p.piece, entries...)
 	return nil
@@ -275,19 +280,21 @@ func (m *merger) upTo(name string, all bool) error {
 			if len(p.text) == 0 || !all && p.first > name {
 				return nil
 			}
-			if err := m.out.turn(p.first); err != nil {
-				return err
-			}
 			// Nothing in it has changed, and neither has what ends it.
-			whole := all || m.old.next.first != "" && m.old.next.first < name
-			if whole && len(m.out.piece) == 0 {
-				if err := m.out.copy(p.frame, p.text); err != nil {
+			if all || m.old.next.first != "" && m.old.next.first < name {
+				if err := m.out.turn(p.first); err != nil {
 					return err
 				}
-				if err := m.old.advance(); err != nil {
-					return err
+				if len(m.out.piece) == 0 {
+					err := m.out.copy(p.frame, p.text)
+					if err == nil {
+						err = m.old.advance()
+					}
+					if err != nil {
+						return err
+					}
+					continue
 				}
-				continue
 			}
 			m.rest = p.text
 		}
