@@ -2,7 +2,9 @@ package results
 
 import (
 	"context"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,29 +20,36 @@ type References struct {
 	see  func(text []byte) error
 	tips map[string]plumbing.Hash // of refs, as they were looked at
 
-	mu   sync.Mutex // guards seen; see is called by one goroutine at a time
-	seen map[plumbing.Hash]struct{}
+	mu sync.Mutex // see is called by one goroutine at a time
 }
 
 // References calls see for the text of each record of a success that stands in a
 // channel or in a submitted group, and of each that has stood in a channel at some
-// time since; of the same record once. A record that cannot be read ends it: who
-// looks for what nobody refers to must not overlook one.
+// time since; of a few more than once. Nothing is remembered of records, so that the
+// memory it takes is the same for any number of them. A record that cannot be read
+// ends it: who looks for what nobody refers to must not overlook one.
 func (r *Repo) References(ctx context.Context, since time.Time, see func(text []byte) error) (*References, error) {
-	x := &References{repo: r, see: see, tips: map[string]plumbing.Hash{}, seen: map[plumbing.Hash]struct{}{}}
+	x := &References{repo: r, see: see, tips: map[string]plumbing.Hash{}}
 	tips, err := x.now()
 	if err != nil {
 		return nil, err
 	}
 	w := &indexer{odb: r.odb, fetchers: make(chan *fetcher, runtime.GOMAXPROCS(0))}
-	for ref, tip := range tips {
-		if err := x.standing(ctx, w, tip.tip); err != nil {
-			return nil, err
+	// What is promoted stands in several channels: of each, what is not in the one
+	// before.
+	var before plumbing.Hash
+	for _, ref := range slices.Sorted(maps.Keys(tips)) {
+		tip := tips[ref]
+		root, _, err := x.packages(tip.tip)
+		if err == nil {
+			err = x.standing(ctx, w, root, before)
 		}
-		if tip.channel {
-			if err := x.replaced(ctx, w, tip.tip, since); err != nil {
-				return nil, err
-			}
+		if err == nil && tip.channel {
+			before = root
+			err = x.replaced(ctx, w, tip.tip, since)
+		}
+		if err != nil {
+			return nil, err
 		}
 		x.tips[ref] = tip.tip
 	}
@@ -60,7 +69,10 @@ func (x *References) More(ctx context.Context) error {
 			continue
 		}
 		if !tip.channel || last.IsZero() {
-			err = x.standing(ctx, w, tip.tip)
+			var root plumbing.Hash
+			if root, _, err = x.packages(tip.tip); err == nil {
+				err = x.standing(ctx, w, root, plumbing.ZeroHash)
+			}
 		} else {
 			err = x.come(ctx, w, tip.tip, last)
 		}
@@ -122,64 +134,33 @@ func (x *References) packages(tip plumbing.Hash) (plumbing.Hash, *commit, error)
 	return h, c, err
 }
 
-// standing sees all records of a commit.
-func (x *References) standing(ctx context.Context, w *indexer, tip plumbing.Hash) error {
-	root, _, err := x.packages(tip)
+// standing sees the records of a folder that are not the same in another.
+func (x *References) standing(ctx context.Context, w *indexer, in, without plumbing.Hash) error {
+	top := &fetcher{odb: x.repo.odb}
+	entries, err := top.tree(in)
 	if err != nil {
 		return err
 	}
-	top := &fetcher{odb: x.repo.odb}
-	entries, err := top.tree(root)
+	others, err := top.tree(without)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for _, e := range entries {
-		g.Go(func() error {
-			f, giveBack := w.fetcher()
-			defer giveBack()
-			return x.below(ctx, f, e, 1)
-		})
+		if other, _ := others.find(e.name, e.dir); e.dir {
+			g.Go(func() error {
+				f, giveBack := w.fetcher()
+				defer giveBack()
+				return x.changed(ctx, f, f.tree, e.hash, other, 1)
+			})
+		}
 	}
 	return g.Wait()
 }
 
-func (x *References) below(ctx context.Context, f *fetcher, e entry, depth int) error {
-	if !e.dir {
-		return x.record(f, e)
-	}
-	if depth > deepest {
-		return nil
-	}
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
-	}
-	entries, err := f.tree(e.hash)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := x.below(ctx, f, e, depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// record sees one, unless it has been seen.
-func (x *References) record(f *fetcher, e entry) error {
-	if _, ok := archOf(e.name); !ok {
-		return nil
-	}
-	x.mu.Lock()
-	_, seen := x.seen[e.hash]
-	x.seen[e.hash] = struct{}{}
-	x.mu.Unlock()
-	if seen {
-		return nil
-	}
-	text, err := f.get(plumbing.BlobObject, e.hash)
+func (x *References) record(f *fetcher, h plumbing.Hash) error {
+	text, err := f.get(plumbing.BlobObject, h)
 	if err != nil {
 		return err
 	}
@@ -198,7 +179,7 @@ func (x *References) replaced(ctx context.Context, w *indexer, tip plumbing.Hash
 		var old plumbing.Hash
 		var parent *commit
 		if old, parent, err = x.packages(c.parent); err == nil {
-			err = x.changed(ctx, f, old, now, 0)
+			err = x.changed(ctx, f, x.tree, old, now, 0)
 			now, c = old, parent
 		}
 	}
@@ -220,7 +201,7 @@ func (x *References) come(ctx context.Context, w *indexer, tip, last plumbing.Ha
 		}
 		old, _, err := x.packages(c.parent)
 		if err == nil {
-			err = x.changed(ctx, f, now, old, 0)
+			err = x.changed(ctx, f, x.tree, now, old, 0)
 		}
 		if err != nil {
 			return err
@@ -230,33 +211,40 @@ func (x *References) come(ctx context.Context, w *indexer, tip, last plumbing.Ha
 	return nil
 }
 
+// tree reads a folder, and remembers it for a while: from commit to commit the
+// folders on the way to a record are most of the reading.
+func (x *References) tree(h plumbing.Hash) (tree, error) {
+	if h.IsZero() {
+		return nil, nil
+	}
+	return x.repo.odb.tree(h)
+}
+
 // changed sees the records of one folder that are not the same in another.
-func (x *References) changed(ctx context.Context, f *fetcher, in, without plumbing.Hash, depth int) error {
-	if in == without || in.IsZero() || depth > deepest {
+func (x *References) changed(ctx context.Context, f *fetcher, read func(plumbing.Hash) (tree, error), in, without plumbing.Hash, depth int) error {
+	if in == without || depth > deepest {
 		return nil
 	}
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	// The folders on the way change with every commit, and are looked at twice.
-	a, err := x.repo.odb.tree(in)
+	entries, err := read(in)
 	if err != nil {
 		return err
 	}
-	var b tree
-	if !without.IsZero() {
-		if b, err = x.repo.odb.tree(without); err != nil {
-			return err
-		}
+	others, err := read(without)
+	if err != nil {
+		return err
 	}
-	for _, e := range a {
-		other, _ := b.find(e.name, e.dir)
+	for _, e := range entries {
+		other, _ := others.find(e.name, e.dir)
+		_, record := archOf(e.name)
 		switch {
 		case other == e.hash:
 		case e.dir:
-			err = x.changed(ctx, f, e.hash, other, depth+1)
-		default:
-			err = x.record(f, e)
+			err = x.changed(ctx, f, read, e.hash, other, depth+1)
+		case record:
+			err = x.record(f, e.hash)
 		}
 		if err != nil {
 			return err

@@ -58,17 +58,18 @@ func TestReferences(t *testing.T) {
 			t.Fatal(err)
 		}
 		slices.Sort(seen)
+		seen = slices.Compact(seen)
 		var plain []string
 		groups := 0
 		for _, s := range seen {
 			if len(s) > 2 { // the group's, of which the sample says what they are
-				groups++
+				groups++ // both archs have one and the same
 				continue
 			}
 			plain = append(plain, s)
 		}
-		if got := strings.Join(plain, " "); got != c.want || groups != 2 {
-			t.Errorf("since day %d: got %s and %d of a group, want %s", c.since, got, groups, c.want)
+		if got := strings.Join(plain, " "); got != c.want || groups != 1 {
+			t.Errorf("since day %d: got %s and %d of the group, want %s", c.since, got, groups, c.want)
 		}
 	}
 }
@@ -95,6 +96,7 @@ func TestReferencesMore(t *testing.T) {
 			t.Fatal(err)
 		}
 		slices.Sort(seen)
+		seen = slices.Compact(seen)
 		if !slices.Equal(seen, want) {
 			t.Errorf("more are %v, want %v", seen, want)
 		}
@@ -108,7 +110,7 @@ func TestReferencesMore(t *testing.T) {
 	// A branch that somebody has put elsewhere is looked at as a whole.
 	git(t, r.Path(), "update-ref", "refs/heads/testing", git(t, r.Path(), "rev-parse", "refs/heads/fresh"))
 	put("other", "e1", 5)
-	more("e1")
+	more("d1", "e1")
 }
 
 // TestReferencesDamaged says so where a record cannot be read.
