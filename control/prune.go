@@ -41,8 +41,9 @@ type Pruned struct {
 	// Linked are those among the removed that are still in the output folder: removing
 	// them frees nothing.
 	Linked Amount `json:"linked"`
-	// Artifacts are the digests of what is unused, the first ten thousand.
-	Artifacts []string `json:"artifacts"`
+	// Artifacts are the digests of what is unused, the first ten thousand, where they
+	// are asked for.
+	Artifacts []string `json:"artifacts,omitempty"`
 }
 
 func (f *Farm) pruneVerb() *Verb {
@@ -72,6 +73,9 @@ func (f *Farm) prune(ctx context.Context, c *Call) error {
 		return err
 	}
 	if c.JSON() {
+		if !c.bool("list") {
+			p.Artifacts = nil
+		}
 		return c.emit(p)
 	}
 	if c.bool("list") {

@@ -23,7 +23,7 @@ type Verifier interface {
 	// says that it could not be found out.
 	Verify(ctx context.Context, t quarry.Target, o VerifyOptions) (*Verified, error)
 	// Vote takes what came of it elsewhere, signed by a key of who hands it in.
-	Vote(ctx context.Context, who quarry.Identity, signed []byte) (*results.Vote, error)
+	Vote(ctx context.Context, who quarry.Identity, signed []byte) (*Vote, error)
 	// Votes are those on an artifact whose signature holds.
 	Votes(artifact string) ([]Vote, error)
 	// Reproduced says in a few words what the votes on a build's artifact are; "" for
@@ -124,6 +124,9 @@ func (f *Farm) verify(ctx context.Context, c *Call) error {
 	pkg, version, err := f.Mover.Find(channel, c.Args[0])
 	if err != nil {
 		return changeError(err)
+	}
+	if !c.Who.MayPush(pkg) {
+		return &Error{ExitForbidden, fmt.Errorf("package %s is not among those of %s: ask an admin for it", pkg, c.Who.User)}
 	}
 	archs := []string{arch}
 	if arch == "" {

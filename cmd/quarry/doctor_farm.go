@@ -17,17 +17,46 @@ import (
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/doctor"
 	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/results"
 )
 
 // troubles is what is wrong with the farm's bases and instances: their records
 // tell it, then the daemon if there is one, else a quick look at the storage.
 func troubles(ctx context.Context, c *config.Config) ([]doctor.Trouble, error) {
-	all := instanceTroubles(c, time.Now())
+	all := append(lost(ctx, c), instanceTroubles(c, time.Now())...)
 	more, err := daemonTroubles(ctx, c)
 	if errors.Is(err, control.ErrUnreachable) {
 		more, err = damages(ctx, c)
 	}
 	return append(all, more...), err
+}
+
+// lost finds that a part of what cannot be made again is not there while another is:
+// as a rule somebody has begun to recover a farm.
+func lost(ctx context.Context, c *config.Config) (all []doctor.Trouble) {
+	has := func(pattern ...string) bool {
+		found, _ := filepath.Glob(filepath.Join(pattern...))
+		return len(found) > 0
+	}
+	const cure = "restore it from the backup before quarry serve is started (doc/backup.md)"
+	built := func() bool {
+		r, err := results.OpenReader(c.Results(), "")
+		if err != nil {
+			return false
+		}
+		defer r.Close()
+		for _, err := range r.Targets(ctx, false) {
+			return err == nil
+		}
+		return false
+	}
+	if has(c.Repos(), "*.git") && !has(c.Results(), "HEAD") {
+		all = append(all, doctor.Trouble{What: "results", Why: fmt.Sprintf("there are packages in %s and no results repository at %s: all of them would be built again", c.Repos(), c.Results()), Cure: cure, Builds: true})
+	}
+	if !has(c.Artifacts(), "??") && built() {
+		all = append(all, doctor.Trouble{What: "artifacts", Why: fmt.Sprintf("there are records in %s and no artifacts in %s: what needs another package cannot be built", c.Results(), c.Artifacts()), Cure: cure, Builds: true})
+	}
+	return all
 }
 
 // instanceTroubles reads the records of instances, with a daemon or without.

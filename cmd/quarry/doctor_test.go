@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/config"
 	"github.com/Morphux/quarry/internal/testbase"
+	"github.com/Morphux/quarry/results"
 )
 
 // Doctor shows what is wrong with bases and instances, beside a daemon and
@@ -101,5 +103,51 @@ func TestInstanceTroubles(t *testing.T) {
 	}
 	if a := all[1]; a.What != "instance testing/zarch" || !a.Builds || !strings.Contains(a.Why, "cannot be read") {
 		t.Errorf("%+v", a)
+	}
+}
+
+// TestDoctorLost tells of a farm of which only a part was restored.
+func TestDoctorLost(t *testing.T) {
+	c := config.Default()
+	c.State = t.TempDir()
+	said := func() (what string) {
+		for _, l := range lost(t.Context(), c) {
+			what += l.What + " "
+		}
+		return what
+	}
+	mk := func(path string) {
+		t.Helper()
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := said(); got != "" {
+		t.Errorf("of nothing it says %s", got)
+	}
+	mk(filepath.Join(c.Repos(), "zlib.git"))
+	if got := said(); got != "results " {
+		t.Errorf("without results it says %s", got)
+	}
+	repo, err := results.Open(c.Results(), results.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer repo.Close()
+	if got := said(); got != "" {
+		t.Errorf("of a farm that has built nothing it says %s", got)
+	}
+	b := quarry.Build{Number: 1, Release: quarry.Release{Package: "zlib", Version: "1", Channel: "testing", Commit: strings.Repeat("a", 40), Time: time.Unix(1, 0)}, Arch: "x86_64"}
+	b.Key = quarry.BuildKey(b.Target(), b.Commit, "")
+	if _, err := repo.Record(t.Context(), &quarry.Outcome{Build: b, Status: quarry.Succeeded, Started: time.Unix(1, 0), Ended: time.Unix(2, 0), Facts: &quarry.Facts{}, Artifact: &quarry.Artifact{SHA256: sha("x")}}); err != nil {
+		t.Fatal(err)
+	}
+	mk(c.Artifacts())
+	if got := said(); got != "artifacts " {
+		t.Errorf("without artifacts it says %s", got)
+	}
+	mk(filepath.Join(c.Artifacts(), "ab"))
+	if got := said(); got != "" {
+		t.Errorf("of a whole farm it says %s", got)
 	}
 }

@@ -76,7 +76,7 @@ func TestRetention(t *testing.T) {
 	}
 	there := func(path string) bool { _, err := os.Stat(path); return err == nil }
 
-	p := prune()
+	p := prune("--list")
 	if !p.Dry || p.All.Count != 5 || p.Recent.Count != 1 || p.Referenced.Count != 3 || p.Unused.Count != 1 || p.Unused.Bytes != 5 || p.Removed.Count != 0 || len(p.Artifacts) != 1 || !there(stray) {
 		t.Errorf("it would remove %+v", p)
 	}

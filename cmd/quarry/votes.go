@@ -97,7 +97,7 @@ func (v *verifier) Reproduced(b quarry.Build) string {
 // Vote takes a vote of another farm: on a record that stands here, signed by a key
 // of who hands it in. From then on that key is among the allowed signers, for votes
 // alone, so that whoever reads the votes can check them.
-func (v *verifier) Vote(ctx context.Context, who quarry.Identity, signed []byte) (*results.Vote, error) {
+func (v *verifier) Vote(ctx context.Context, who quarry.Identity, signed []byte) (*control.Vote, error) {
 	vote, err := results.ParseVote(signed)
 	if err != nil {
 		return nil, &control.Error{Code: control.ExitUsage, Err: err}
@@ -124,7 +124,7 @@ func (v *verifier) Vote(ctx context.Context, who quarry.Identity, signed []byte)
 		return nil, err
 	}
 	v.log.Info("a vote was taken", "release", vote.Target(), "build", vote.Build, "same", vote.Same, "by", owner.User)
-	return vote, nil
+	return &control.Vote{Vote: *vote, Signer: owner.User, Fingerprint: ssh.FingerprintSHA256(key), ID: keyID(key)}, nil
 }
 
 // known reports an error when no channel has the record that a vote is on.
