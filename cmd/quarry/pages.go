@@ -21,7 +21,7 @@ func newPages(c *config.Config, st *stages, farm *control.Farm, log *slog.Logger
 		Queue: farm.Queue, Logs: st.logs, Usage: farm.Usage, Plan: farm.Plan, Why: farm.Why,
 		Record: st.recordOf, Past: farm.Past,
 		Records: pages.Records{Index: st.index, Snapshot: st.results.Snapshot, Lines: farm.Channels, Default: c.DefaultChannel,
-			Artifact: st.pipeline.Artifacts.Open, Votes: st.Votes, Clone: st.ssh},
+			Artifacts: true, Votes: st.Votes, Clone: st.ssh},
 		Environments: st.images.Environments, Disk: st.space, Workers: c.Ways(), Log: log,
 	})
 }

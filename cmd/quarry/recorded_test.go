@@ -95,7 +95,7 @@ func TestRecordedPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(get("/artifacts/" + rec.Artifact + ".tar.zst")); int64(n) != rec.ArtifactSize {
+	if n := len(get("/artifacts/" + rec.Artifact[:2] + "/" + rec.Artifact + ".tar.zst")); int64(n) != rec.ArtifactSize {
 		t.Errorf("the artifact has %d bytes, want %d", n, rec.ArtifactSize)
 	}
 	var feed struct {

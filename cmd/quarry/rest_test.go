@@ -186,6 +186,7 @@ func init() {
 	openapi3filter.RegisterBodyDecoder("application/zstd", plain)
 	openapi3filter.RegisterBodyDecoder("text/event-stream", plain)
 	openapi3filter.RegisterBodyDecoder("application/jsonl", asJSON)
+	openapi3filter.RegisterBodyDecoder("application/vnd.in-toto.provenance+dsse", asJSON)
 }
 
 // pack makes a tar of a package.

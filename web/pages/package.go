@@ -233,8 +233,8 @@ func (s *Site) recordedOf(d *packageData, pkg *results.Package, st *stander, all
 		}
 		if d.Newest == nil && e.Fault == nil {
 			d.Newest = e
-			if s.Artifact != nil && e.Artifact() != "" {
-				d.Artifact = "/artifacts/" + e.Artifact() + ".tar.zst"
+			if s.Artifacts && e.Artifact() != "" {
+				d.Artifact = artifactAddress(e.Artifact())
 			}
 		}
 	}

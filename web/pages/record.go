@@ -134,8 +134,8 @@ func (s *Site) record(_ context.Context, r *http.Request) (*page, error) {
 		d.Raw = with(strings.SplitN(d.Raw, "?", 2)[0], map[string]string{"channel": p["channel"], "of": of[rec.Status]})
 		d.AlsoURL = with(strings.SplitN(at, "?", 2)[0], map[string]string{"channel": p["channel"], "of": of[also.Status]})
 	}
-	if s.Artifact != nil && rec.Artifact != "" {
-		d.Artifact = "/artifacts/" + rec.Artifact + ".tar.zst"
+	if s.Artifacts && rec.Artifact != "" {
+		d.Artifact = artifactAddress(rec.Artifact)
 	}
 	if s.Votes != nil && rec.Artifact != "" {
 		votes, _ := s.Votes(rec.Artifact) // those that can be read count

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -17,12 +16,12 @@ import (
 
 // Records is what the pages of what was recorded are made of.
 type Records struct {
-	Index    *results.Index                                  // nil leaves those pages out
-	Snapshot func(channel string) (*results.Snapshot, error) // set where Index is
-	Lines    []control.Channel                               // the channels of the configuration, by name
-	Default  string                                          // the one that is shown when none is asked for
-	Artifact func(sha string) (*os.File, error)              // nil: artifacts are not to be had here
-	Votes    func(sha string) ([]control.Vote, error)        // on an artifact; nil: nobody votes
+	Index     *results.Index                                  // nil leaves those pages out
+	Snapshot  func(channel string) (*results.Snapshot, error) // set where Index is
+	Lines     []control.Channel                               // the channels of the configuration, by name
+	Default   string                                          // the one that is shown when none is asked for
+	Artifacts bool                                            // archives are to be had, see artifactAddress
+	Votes     func(sha string) ([]control.Vote, error)        // on an artifact; nil: nobody votes
 	// Clone is the address of the package repositories, without a slash at its
 	// end, e.g. ssh://farm.example.org:2222; "": it is not told.
 	Clone string
@@ -44,7 +43,6 @@ func (s *Site) recordedRoutes() []route {
 		{"GET /packages/{name}/{version}", http.HandlerFunc(s.version)},
 		{"GET /packages/{name}/{version}/{arch}", s.page(fresh, s.record, recordKeys...)},
 		{"GET /packages/{name}/{version}/{arch}/record.toml", http.HandlerFunc(s.recordTOML)},
-		{"GET /artifacts/{sha}", http.HandlerFunc(s.artifact)},
 		{"GET /feed.atom", s.feed(s.feedAll)},
 		{"GET /packages/{name}/feed.atom", s.feed(s.feedPackage)},
 		{"GET /packagers/{user}/feed.atom", s.feed(s.feedPackager)},
@@ -364,22 +362,10 @@ func (s *Site) released(channel, pkg string) bool {
 	return err == nil && len(g.Of(pkg)) > 0
 }
 
-// artifact sends an archive, or parts of it.
-func (s *Site) artifact(w http.ResponseWriter, r *http.Request) {
-	sha := strings.TrimSuffix(r.PathValue("sha"), ".tar.zst")
-	if s.Artifact == nil || len(sha) != 64 || strings.Trim(sha, "0123456789abcdef") != "" {
-		s.fail(w, r, notFound("there is no artifact %.80q here", sha))
-		return
+// artifactAddress is where the web door has an archive: see doc/mirror.md.
+func artifactAddress(sum string) string {
+	if len(sum) < 2 {
+		return ""
 	}
-	f, err := s.Artifact(sha)
-	if err != nil {
-		s.fail(w, r, notFound("artifact %s is not kept here any more", sha))
-		return
-	}
-	defer f.Close()
-	h := w.Header()
-	h.Set("Content-Type", "application/zstd")
-	h.Set("Cache-Control", "public, max-age=31536000, immutable") // its name says what it holds
-	h.Set("ETag", `"`+sha+`"`)
-	http.ServeContent(w, r, "", time.Time{}, f)
+	return "/artifacts/" + sum[:2] + "/" + sum + ".tar.zst"
 }

@@ -96,24 +96,13 @@ func newShelf(t testing.TB, archs []string, fill func(*shelf)) *shelf {
 	ctx, stop := context.WithCancel(context.Background())
 	over := make(chan struct{})
 	go func() { defer close(over); s.q.Run(ctx) }()
-	store := map[string]string{strings.Repeat("45", 32): "an archive"}
 	index := s.repo.Index()
 	s.site = New(Source{
 		Farm: "farm1", URL: "https://farm.example.org", Version: "v1.2.3", Started: time.Now(), Queue: s.q, Logs: logs,
 		Records: Records{
 			Index: index, Snapshot: s.repo.Snapshot, Default: "testing", Clone: "ssh://farm.example.org:2222",
-			Lines: []control.Channel{{Name: "stable", Archs: []string{"x86_64"}}, {Name: "testing", Archs: archs}},
-			Artifact: func(sha string) (*os.File, error) {
-				text, ok := store[sha]
-				if !ok {
-					return nil, os.ErrNotExist
-				}
-				f, err := os.CreateTemp(dir, "artifact")
-				if err == nil {
-					_, err = f.WriteString(text)
-				}
-				return f, err
-			},
+			Lines:     []control.Channel{{Name: "stable", Archs: []string{"x86_64"}}, {Name: "testing", Archs: archs}},
+			Artifacts: true,
 		},
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
