@@ -315,18 +315,19 @@ func (g *gitSource) versions(_ context.Context, name string) ([]mirror.Package, 
 		if !ok {
 			continue
 		}
-		rec, err := r.Get(name, v, a.Arch)
+		e, err := r.Entry(name, v, a.Arch)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, mirror.Package{
-			Name: rec.Package, Version: rec.Version, Arch: rec.Arch, Revision: rec.Revision, Description: rec.Description, Category: rec.Category,
-			Needed: rec.Recipe.Needed, Recommended: rec.Recipe.Recommended, Optional: rec.Recipe.Optional, Provides: rec.Recipe.Provides,
-			Artifact: rec.Artifact, ArtifactSize: rec.ArtifactSize, InstalledSize: rec.InstalledSize,
-			ABI: rec.ABI, Build: rec.Build, Ended: rec.Ended, Source: rec.Source,
-		})
+		out = append(out, packageOf(e))
 	}
 	return out, nil
+}
+
+func packageOf(e *results.Entry) mirror.Package {
+	return mirror.Package{Name: e.Package, Version: e.Version, Arch: e.Arch, Revision: e.Revision, Description: e.Description(), Category: e.Category(),
+		Needed: e.Needed(), Recommended: e.Recommended(), Optional: e.Optional(), Provides: e.Provides(), Artifact: e.Artifact(), ArtifactSize: e.ArtifactSize, InstalledSize: e.Size,
+		ABI: e.ABI(), Build: e.Build, Ended: e.Ended(), Source: e.Source(), Record: e.Blob()}
 }
 
 // all reads all records, for what looks at all of them.
@@ -368,9 +369,7 @@ func (g *gitSource) newest(ctx context.Context, each func(*mirror.Package) bool)
 		if found == nil {
 			continue
 		}
-		e := found
-		pkg := mirror.Package{Name: e.Package, Version: e.Version, Arch: e.Arch, Revision: e.Revision, Description: e.Description(), Category: e.Category(),
-			Needed: e.Needed(), Recommended: e.Recommended(), Optional: e.Optional(), Provides: e.Provides(), Artifact: e.Artifact(), ArtifactSize: e.ArtifactSize, InstalledSize: e.Size}
+		pkg := packageOf(found)
 		if !each(&pkg) {
 			break
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -23,6 +24,9 @@ type Entry struct {
 	Revision     int64 // of a success, from 1
 	Size         int64 // installed, apparent bytes
 	ArtifactSize int64 // bytes, compressed
+	// SBU is how long the build took, in units of the farm's standard package; 0 where
+	// the record does not say.
+	SBU float64
 
 	// Fault says why the build failed; nil for a success.
 	Fault *Fault
@@ -142,6 +146,7 @@ type brief struct {
 	source, artifact, abi  string
 	build, revision        int64
 	artifactSize, size     int64
+	sbu                    float64
 	started, ended         time.Time
 	description, category  string
 	needed, provides, used []string
@@ -160,7 +165,7 @@ func briefOf(r *Record) brief {
 		schema: int64(r.Schema), status: string(r.Status), pkg: r.Package, version: r.Version, arch: r.Arch, source: r.Source, artifact: r.Artifact,
 		build: r.Build, revision: r.Revision, artifactSize: r.ArtifactSize, size: r.InstalledSize, started: r.Started, ended: r.Ended,
 		description: r.Description, category: r.Category, needed: r.Recipe.Needed, provides: r.Recipe.Provides, who: r.Packager.Person(),
-		abi: r.ABI, recommended: r.Recipe.Recommended, optional: r.Recipe.Optional,
+		abi: r.ABI, sbu: r.Time.SBU, recommended: r.Recipe.Recommended, optional: r.Recipe.Optional,
 	}
 	for _, d := range r.Dependencies {
 		if d.Direct {
@@ -190,7 +195,7 @@ func newEntry(data []byte, blob plumbing.Hash, t quarry.Target) (*Entry, error) 
 	}
 	e := &Entry{
 		Package: t.Package, Version: unique.Make(b.version).Value(), Arch: unique.Make(b.arch).Value(),
-		Build: b.build, Revision: b.revision, Size: b.size, ArtifactSize: b.artifactSize,
+		Build: b.build, Revision: b.revision, Size: b.size, ArtifactSize: b.artifactSize, SBU: b.sbu,
 		blob: blob, who: unique.Make(b.who),
 		info: unique.Make(info{b.description, b.category, joined(b.needed), joined(b.provides), joined(b.used), joined(b.recommended), joined(b.optional)}),
 	}
@@ -280,7 +285,7 @@ func scan(data []byte) (b brief, ok bool) {
 			section = name
 			b.failure = b.failure || section == "failure"
 			switch section {
-			case "packager", "recipe", "failure", "dependency":
+			case "packager", "recipe", "failure", "dependency", "time":
 			default: // to the next table: no line of a list begins with a bracket
 				i := strings.Index(rest, "\n[")
 				if strings.HasPrefix(rest, "[") {
@@ -377,6 +382,11 @@ func (b *brief) set(section, key, value string) (wanted, good bool) {
 		case "ended":
 			t = &b.ended
 		}
+	case "time":
+		if key == "sbu" {
+			b.sbu, good = scanFloat(value)
+			return true, good
+		}
 	case "packager":
 		switch key {
 		case "user":
@@ -468,6 +478,15 @@ func scanInt(v string) (n int64, ok bool) {
 		n = n*10 + int64(v[i]-'0')
 	}
 	return n, true
+}
+
+// scanFloat reads a number as Marshal writes it: digits, and a point among them.
+func scanFloat(v string) (float64, bool) {
+	if v == "" || len(v) > 18 || strings.Trim(v, "0123456789.") != "" || v[0] == '.' || v[len(v)-1] == '.' || len(v) > 1 && v[0] == '0' && v[1] != '.' {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(v, 64)
+	return n, err == nil
 }
 
 func scanList(v string) (list []string, ok bool) {

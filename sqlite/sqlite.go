@@ -4,6 +4,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -156,7 +157,7 @@ func Export(ctx context.Context, s *results.Snapshot, file string, o Options) (S
 	if last > math.MaxInt32 {
 		return Summary{}, fmt.Errorf("%s has given out all its ids: begin anew with another file", file)
 	}
-	if sum.Missing, err = resolve(ctx, rows, o.Arch); err != nil {
+	if sum.Missing, err = resolve(ctx, s, rows, o.Arch); err != nil {
 		return Summary{}, err
 	}
 	if len(sum.Missing) > 0 && !o.Partial {
@@ -168,35 +169,19 @@ func Export(ctx context.Context, s *results.Snapshot, file string, o Options) (S
 // read gives all that can be installed: by name, and the newest version first.
 func read(ctx context.Context, s *results.Snapshot, arch string) ([]row, error) {
 	var rows []row
-	for t, err := range s.Targets(ctx, false) {
+	for e, err := range s.Entries(ctx, func(a string) bool { return a == arch || a == quarry.Noarch }) {
 		if err != nil {
 			return nil, err
 		}
-		if t.Arch != arch && t.Arch != quarry.Noarch {
-			continue
-		}
-		rec, err := s.Get(t.Package, t.Version, t.Arch)
-		if err != nil {
-			return nil, err
-		}
-		if rec.Artifact == "" {
+		if e.Artifact() == "" {
 			continue
 		}
 		r := row{
-			name: t.Package, version: t.Version, arch: t.Arch, category: rec.Category, description: rec.Description,
-			provides: rec.Recipe.Provides, artifact: rec.Artifact, sbu: rec.Time.SBU, size: rec.ArtifactSize, installed: rec.InstalledSize,
-			added: rec.Ended.Unix(),
+			name: e.Package, version: e.Version, arch: e.Arch, category: cmp.Or(e.Category(), uncategorised), description: e.Description(),
+			needed: e.Needed(), provides: e.Provides(), artifact: e.Artifact(), sbu: e.SBU, size: e.ArtifactSize, installed: e.Size,
 		}
-		for _, need := range rec.Recipe.Needed {
-			if !slices.Contains(rec.Without, need) {
-				r.needed = append(r.needed, need)
-			}
-		}
-		if r.category == "" {
-			r.category = uncategorised
-		}
-		if rec.Ended.IsZero() {
-			r.added = 0
+		if t := e.Ended(); !t.IsZero() {
+			r.added = t.Unix()
 		}
 		rows = append(rows, r)
 	}
@@ -220,7 +205,7 @@ func read(ctx context.Context, s *results.Snapshot, arch string) ([]row, error) 
 
 // resolve finds the ids that each row needs, and tells in words of those that are
 // not there.
-func resolve(ctx context.Context, rows []row, arch string) (missing []string, err error) {
+func resolve(ctx context.Context, s *results.Snapshot, rows []row, arch string) (missing []string, err error) {
 	byName := map[string][]quarry.DepUsed{}
 	virtual := map[string][]graph.Offer{}
 	id := map[[2]string]int64{}
@@ -246,8 +231,19 @@ func resolve(ctx context.Context, rows []row, arch string) (missing []string, er
 			missing = append(missing, fmt.Sprintf("%s %s: %v", r.name, r.version, err))
 			continue
 		}
-		var list []string
+		var list, without []string
 		for _, f := range found {
+			if len(f.Missing) > 0 && without == nil {
+				rec, err := s.Get(r.name, r.version, r.arch)
+				if err != nil {
+					return nil, err
+				}
+				without = append([]string{}, rec.Without...)
+			}
+			// What it was built without, as that needs it in turn, it can be used without.
+			if f.Missing = slices.DeleteFunc(f.Missing, func(need string) bool { return slices.Contains(without, need) }); f.Package == "" && len(f.Missing) == 0 {
+				continue
+			}
 			if len(f.Missing) > 0 {
 				missing = append(missing, fmt.Sprintf("%s %s needs %s", r.name, r.version, strings.Join(f.Missing, ", ")))
 				continue
