@@ -78,6 +78,9 @@ type Options struct {
 	// Progress, where it is set, is told how far a download has come, in bytes; total
 	// is -1 where it is not known. done == total at its end.
 	Progress func(what string, done, total int64)
+	// Token is for a farm that does not show itself to everybody. Over git it is git's
+	// own matter.
+	Token string
 	// HTTP is the client to use; nil: one with sane times.
 	HTTP *http.Client
 	// SSH is git's GIT_SSH_COMMAND; "": as the environment has it.
@@ -172,10 +175,10 @@ func Open(o Options) (*Client, error) {
 	case kind == ByGit:
 		c.src = newGitSource(c)
 	case c.o.By == BySparse:
-		c.site = newSite(c.o.From, c.o.HTTP)
+		c.site = c.o.site(c.o.From)
 		c.src = &sparseSource{indexSource: newIndexSource(c)}
 	default:
-		c.site = newSite(c.o.From, c.o.HTTP)
+		c.site = c.o.site(c.o.From)
 		c.src = newIndexSource(c)
 	}
 	return c, nil

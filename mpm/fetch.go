@@ -181,7 +181,7 @@ func (c *Client) artifacts(sha string) (site, string, error) {
 		if rest, ok := strings.CutPrefix(base, "file://"); ok {
 			base = rest
 		}
-		return newSite(base, c.o.HTTP), name, nil
+		return c.o.site(base), name, nil
 	case c.site != nil:
 		return c.site, name, nil
 	}
@@ -192,7 +192,7 @@ func (c *Client) artifacts(sha string) (site, string, error) {
 	case err == nil && (u.Scheme == "http" || u.Scheme == "https"):
 		u.Path = strings.TrimSuffix(path.Dir(strings.TrimRight(u.Path, "/")), "/")
 		u.Path = strings.TrimSuffix(u.Path, "/git")
-		return newSite(u.String(), c.o.HTTP), name, nil
+		return c.o.site(u.String()), name, nil
 	}
 	return nil, "", fmt.Errorf("%s has no artifacts: give --artifacts, e.g. https://farm.example.org/artifacts", c.o.From)
 }

@@ -153,3 +153,39 @@ func TestOffline(t *testing.T) {
 		})
 	}
 }
+
+// A token is for the farm, and for nobody else that it sends to.
+func TestToken(t *testing.T) {
+	w := newWorld(t)
+	w.add("app", "1", files{"usr/bin/app": "1"})
+	dir := filepath.Join(w.dir, "mirror")
+	w.export(dir)
+	fileServer := http.FileServer(http.Dir(dir))
+	farm := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if req.Header.Get("Authorization") != "Bearer secret" {
+			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		fileServer.ServeHTTP(rw, req)
+	}))
+	defer farm.Close()
+	leaked := false
+	other := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		leaked = leaked || req.Header.Get("Authorization") != ""
+		fileServer.ServeHTTP(rw, req)
+	}))
+	defer other.Close()
+	c := w.client(func(o *Options) { o.From = farm.URL })
+	if _, err := c.Update(t.Context()); err == nil || !strings.Contains(err.Error(), "401") {
+		t.Errorf("%v", err)
+	}
+	c.Close()
+	for _, artifacts := range []string{"", other.URL + "/artifacts"} {
+		c := w.client(func(o *Options) { o.From, o.Token, o.Artifacts, o.Cache = farm.URL, "secret", artifacts, t.TempDir() })
+		w.install(c, w.root(nil), "app")
+		c.Close()
+	}
+	if leaked {
+		t.Error("the token went elsewhere")
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,11 +28,18 @@ type site interface {
 // errSame says that a file is still the one that was had before.
 var errSame = errors.New("the file is the same")
 
-func newSite(base string, client *http.Client) site {
-	if strings.HasPrefix(base, "http://") || strings.HasPrefix(base, "https://") {
-		return &webSite{strings.TrimRight(base, "/"), client}
+// site is the place at an address or of a folder. The token goes to the host that
+// the channel is from, and to no other.
+func (o *Options) site(base string) site {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
+		return dirSite(base)
 	}
-	return dirSite(base)
+	w := &webSite{base: strings.TrimRight(base, "/"), client: o.HTTP}
+	if from, err := url.Parse(o.From); err == nil && from.Scheme == u.Scheme && from.Host == u.Host {
+		w.token = o.Token
+	}
+	return w
 }
 
 // silence is how long a server may say nothing in the middle of an answer.
@@ -48,6 +56,7 @@ func newHTTPClient() *http.Client {
 type webSite struct {
 	base   string
 	client *http.Client
+	token  string
 }
 
 func (w *webSite) do(ctx context.Context, name string, header map[string]string) (*http.Response, error) {
@@ -57,6 +66,9 @@ func (w *webSite) do(ctx context.Context, name string, header map[string]string)
 	}
 	for k, v := range header {
 		req.Header.Set(k, v)
+	}
+	if w.token != "" {
+		req.Header.Set("Authorization", "Bearer "+w.token)
 	}
 	resp, err := w.client.Do(req)
 	if err != nil {

@@ -63,7 +63,8 @@ their artifacts, and installs them into a root. A channel is read by its index
 over HTTP, from a folder that was exported, or out of the results repository by
 git; the answers are the same.
 
-Settings come from flags, from QUARRY_MPM_FROM, and from the file that
+Settings come from flags, from QUARRY_MPM_FROM and QUARRY_TOKEN (for a farm that
+does not show itself to everybody, over HTTP), and from the file that
 QUARRY_MPM_CONFIG names, else ` + mpmFile + `, which has the flags' names
 as keys. What has been looked at before is answered from the cache: update
 brings it up to date.`,
@@ -182,7 +183,7 @@ func (m *mpmCmd) settle() error {
 // client opens the client, for a function.
 func (m *mpmCmd) client(arch string, f func(*mpm.Client) error) (err error) {
 	o := mpm.Options{From: m.From, By: m.By, Git: m.Git, Channel: m.Channel, Arch: cmp.Or(m.Arch, arch, config.HostArch()), Cache: m.Cache,
-		Artifacts: m.Artifacts, Offline: m.offline, Older: m.older, Progress: m.progress()}
+		Artifacts: m.Artifacts, Offline: m.offline, Older: m.older, Token: os.Getenv(tokenEnv), Progress: m.progress()}
 	if m.Signers != "" {
 		data, err := os.ReadFile(m.Signers)
 		if err != nil {
