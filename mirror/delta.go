@@ -17,7 +17,7 @@ func deltaLimit(packages int) int { return max(1000, packages/4) }
 
 // deltas makes the deltas between two snapshots of a channel for the lists of
 // archs, packed, by their names. It costs what has changed.
-func deltas(ctx context.Context, from, to *results.Snapshot, archs []string, limit int) (map[string][]byte, error) {
+func (l *loader) deltas(ctx context.Context, from, to *results.Snapshot, archs []string, limit int) (map[string][]byte, error) {
 	folders, err := to.Folders(ctx, from)
 	if err != nil {
 		return nil, err
@@ -36,11 +36,11 @@ func deltas(ctx context.Context, from, to *results.Snapshot, archs []string, lim
 		}
 	}
 	for chunk := range slices.Chunk(folders.Names(), some) {
-		was, err := from.Load(ctx, chunk)
+		was, err := l.load(ctx, from, chunk)
 		if err != nil {
 			return nil, err
 		}
-		now, err := to.Load(ctx, chunk)
+		now, err := l.load(ctx, to, chunk)
 		if err != nil {
 			return nil, err
 		}

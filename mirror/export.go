@@ -96,7 +96,8 @@ type exportState struct {
 
 type exporter struct {
 	ExportOptions
-	out *Exported
+	out    *Exported
+	loader loader
 }
 
 // Export writes the database into a folder, for a web server: what has changed
@@ -116,7 +117,7 @@ func Export(ctx context.Context, o ExportOptions) (*Exported, error) {
 	if len(o.Channels) == 0 {
 		o.Channels = all
 	}
-	e := &exporter{o, &Exported{}}
+	e := &exporter{ExportOptions: o, out: &Exported{}}
 	own := filepath.Join(o.Dir, ownDir)
 	for _, dir := range []string{own, filepath.Join(o.Dir, "db")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -376,7 +377,7 @@ func (e *exporter) packages(ctx context.Context, s *results.Snapshot, names, rec
 	channel := s.Channel()
 	for i, chunk := range chunks(names) {
 		e.Progress(Progress{channel, "packages", i, len(names)})
-		list, err := s.Load(ctx, chunk)
+		list, err := s.Load(ctx, chunk, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -578,7 +579,7 @@ func (e *exporter) deltas(ctx context.Context, s *results.Snapshot, state *expor
 		if !missing {
 			continue
 		}
-		all, err := deltas(ctx, before, s, archs, deltaLimit(head.Packages))
+		all, err := e.loader.deltas(ctx, before, s, archs, deltaLimit(head.Packages))
 		if errors.Is(err, errLarge) {
 			continue
 		}
@@ -633,7 +634,7 @@ func (e *exporter) artifacts(ctx context.Context, s *results.Snapshot, names []s
 	var missing []string
 	for i, chunk := range chunks(names) {
 		e.Progress(Progress{s.Channel(), "artifacts", i, len(names)})
-		list, err := s.Load(ctx, chunk)
+		list, err := s.Load(ctx, chunk, nil)
 		if err != nil {
 			return err
 		}

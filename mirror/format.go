@@ -174,7 +174,8 @@ func Unpack(packed []byte, max int64) ([]byte, error) {
 		return nil, err
 	}
 	defer d.Close()
-	text, err := d.DecodeAll(packed, nil)
+	// Room for what lists are packed to, so that it is not moved frame by frame.
+	text, err := d.DecodeAll(packed, make([]byte, 0, min(max, int64(len(packed))*6)))
 	if err != nil {
 		return nil, fmt.Errorf("it cannot be unpacked: %w", err)
 	}

@@ -91,6 +91,8 @@ type stage struct {
 	head *Head // nil: none that can be built on
 	anew bool  // lists are made out of nothing all the same
 	log  *slog.Logger
+
+	loader *loader // nil: none
 }
 
 // openStage reads what a folder has. A head that is of nothing, or of files that
@@ -251,8 +253,12 @@ func (st *stage) write(ctx context.Context, h *Head, s, before *results.Snapshot
 		begin(arch)
 	}
 	noarch := before != nil
+	load := func(chunk []string) ([]*results.Package, error) { return s.Load(ctx, chunk, nil) }
+	if st.loader != nil && len(names) <= some {
+		load = func(chunk []string) ([]*results.Package, error) { return st.loader.load(ctx, s, chunk) }
+	}
 	for chunk := range slices.Chunk(names, some) {
-		list, err := s.Load(ctx, chunk)
+		list, err := load(chunk)
 		if err != nil {
 			return err
 		}

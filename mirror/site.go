@@ -54,6 +54,8 @@ type Site struct {
 	work  singleflight.Group
 	slots chan struct{} // of those who make deltas
 
+	loader loader
+
 	mu       sync.Mutex // guards the following
 	channels map[string]*live
 }
@@ -389,6 +391,7 @@ func (s *Site) make(c *live) (*shown, error) {
 		if c.lay, err = openStage(filepath.Join(s.opts.Dir, c.name), s.log); err != nil {
 			return nil, err
 		}
+		c.lay.loader = &s.loader
 	}
 	h, err := c.lay.build(s.ctx, snap, now)
 	if err != nil {
@@ -492,7 +495,7 @@ func (s *Site) packageFile(ctx context.Context, channel, name string) (*Answer, 
 	tag := fmt.Sprintf("%s-%d", folder, textVersion)
 	a := &Answer{Tag: tag, Type: typeTOML}
 	a.Text = s.encoded("p:"+channel+"/"+pkg+":"+tag, func() ([]byte, bool, error) {
-		list, err := snap.Load(ctx, []string{pkg})
+		list, err := s.loader.load(ctx, snap, []string{pkg})
 		if err != nil {
 			return nil, false, err
 		}
@@ -615,7 +618,7 @@ func (s *Site) makeDelta(ctx context.Context, c *live, h *shown, old, name strin
 		for arch := range h.head.Index {
 			archs = append(archs, arch)
 		}
-		all, err := deltas(s.ctx, from, h.snap, archs, deltaLimit(h.head.Packages))
+		all, err := s.loader.deltas(s.ctx, from, h.snap, archs, deltaLimit(h.head.Packages))
 		if errors.Is(err, errLarge) {
 			return map[string][]byte(nil), nil
 		}

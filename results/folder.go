@@ -7,10 +7,13 @@ import (
 	"iter"
 	"maps"
 	"path"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"golang.org/x/sys/unix"
 
 	"github.com/Morphux/quarry"
 )
@@ -66,9 +69,11 @@ func (s *Snapshot) Folder(pkg string) (string, error) {
 }
 
 // Load reads the successes of packages, on all cores. A package without any has no
-// entries; of records that cannot be read Problems tells.
-func (s *Snapshot) Load(ctx context.Context, names []string) ([]*Package, error) {
-	w := &indexer{odb: s.odb, view: emptyView(s.channel), places: map[string]*[2]plumbing.Hash{}, fetchers: make(chan *fetcher, runtime.GOMAXPROCS(0))}
+// entries; of records that cannot be read Problems tells. Records that stand in
+// like, which may be nil or give nil, are not read again: packages as they were at
+// another commit.
+func (s *Snapshot) Load(ctx context.Context, names []string, like func(name string) *Package) ([]*Package, error) {
+	w := &indexer{like: like, odb: s.odb, view: emptyView(s.channel), places: map[string]*[2]plumbing.Hash{}, fetchers: make(chan *fetcher, runtime.GOMAXPROCS(0))}
 	for _, name := range names {
 		if err := quarry.CheckName(name); err != nil {
 			return nil, err
@@ -161,12 +166,41 @@ func (r *Repo) Newer(channel string, last *Snapshot) (*Snapshot, error) {
 	if err := quarry.CheckChannel(channel); err != nil {
 		return nil, err
 	}
+	stamp := stampOf(filepath.Join(r.path, "refs", "heads", channel))
+	if last != nil && stamp != (refStamp{}) && last.stamp == stamp {
+		return last, nil
+	}
 	tip, err := readRef(r.path, channel)
 	if err != nil {
 		return nil, err
 	}
+	var s *Snapshot
 	if last != nil && last.commit == tip {
-		return last, nil
+		if last.stamp == stamp {
+			return last, nil
+		}
+		again := *last
+		s = &again
+	} else if s, err = r.odb.snapshot(channel, tip); err != nil {
+		return nil, err
 	}
-	return r.odb.snapshot(channel, tip)
+	s.stamp = stamp
+	return s, nil
+}
+
+// refStamp tells a branch's file from the one before without reading it: it is
+// another file after each move.
+type refStamp struct {
+	inode uint64
+	ctime unix.Timespec
+}
+
+// stampOf is zero for a file that is not there, or has come so lately that one to
+// come may look the same: clocks of file systems go by milliseconds.
+func stampOf(path string) refStamp {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || time.Since(time.Unix(st.Ctim.Unix())) < 100*time.Millisecond {
+		return refStamp{}
+	}
+	return refStamp{st.Ino, st.Ctim}
 }

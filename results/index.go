@@ -185,6 +185,7 @@ func (x *Index) advance(ctx context.Context, old *View, tip plumbing.Hash) (*Vie
 type indexer struct {
 	odb      *odb
 	view     *View
+	like     func(name string) *Package // instead of the view's packages; nil: those
 	fetchers chan *fetcher // that nobody uses just now
 
 	mu     sync.Mutex
@@ -313,6 +314,9 @@ func (w *indexer) load(ctx context.Context) ([][2]*Package, error) {
 					return err
 				}
 				old := w.view.Package(names[i])
+				if w.like != nil {
+					old = w.like(names[i])
+				}
 				pairs[i] = [2]*Package{old, f.pkg(names[i], old, *w.places[names[i]])}
 			}
 			return nil

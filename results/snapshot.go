@@ -28,6 +28,8 @@ type Snapshot struct {
 	root    plumbing.Hash
 	when    time.Time
 
+	stamp refStamp // see Repo.Newer
+
 	// Of a group's view: its own records, which go before the channel's.
 	submission *quarry.Submission
 	stage      plumbing.Hash

@@ -94,36 +94,50 @@ func (h *handler) send(w http.ResponseWriter, r *http.Request, a *mirror.Answer)
 		http.ServeContent(w, r, "", time.Time{}, a.File)
 		return nil
 	}
-	for _, coding := range []string{"zstd", "gzip"} {
-		// Parts are parts of what it is unpacked.
-		if r.Header.Get("Range") != "" || !web.Takes(r, coding) {
-			continue
-		}
-		data, err := a.Text(coding)
+	// Parts are parts of what it is unpacked.
+	if r.Header.Get("Range") != "" {
+		data, err := a.Text("")
 		if err != nil {
 			return err
 		}
-		if data == nil {
-			break
-		}
-		head.Set("Content-Encoding", coding)
-		head.Set("Content-Length", strconv.Itoa(len(data)))
-		tag(head, "W/", a)
-		if r.Method == http.MethodHead {
-			w.WriteHeader(http.StatusOK)
-			return nil
-		}
-		_, _ = w.Write(data) // a client that is gone is none of our errors
+		tag(head, "", a)
+		head.Del("Vary") // the server says so itself of what it may compress
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 		return nil
 	}
-	data, err := a.Text("")
+	data, coding, err := text(r, a)
 	if err != nil {
 		return err
 	}
-	tag(head, "", a)
-	head.Del("Vary") // the server says so itself of what it may compress
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	if coding != "" {
+		head.Set("Content-Encoding", coding)
+		tag(head, "W/", a)
+	} else {
+		tag(head, "", a)
+		head.Del("Vary")
+	}
+	head.Set("Accept-Ranges", "bytes")
+	head.Set("Content-Length", strconv.Itoa(len(data)))
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(data) // a client that is gone is none of our errors
+	}
 	return nil
+}
+
+// text is an answer's text in an encoding that the client takes, if that is worth
+// it.
+func text(r *http.Request, a *mirror.Answer) (data []byte, coding string, err error) {
+	for _, coding := range []string{"zstd", "gzip"} {
+		if web.Takes(r, coding) {
+			if data, err = a.Text(coding); data != nil || err != nil {
+				return data, coding, err
+			}
+			break
+		}
+	}
+	data, err = a.Text("")
+	return data, "", err
 }
 
 // tag sets the tag that the content has proved to have.
