@@ -162,7 +162,10 @@ func TestRecovery(t *testing.T) {
 	if out := s.quarry(t, "db", "show", "greeter", "1.0", "--channel", "stable"); !strings.Contains(out, "reproduced by 1") {
 		t.Errorf("what was promoted is\n%s", out)
 	}
-	_ = token
+	if list := s.quarry(t, "token", "list", "--json"); !strings.Contains(token, `"ci"`) || !strings.Contains(list, `"ci"`) {
+		t.Errorf("the tokens are\n%s", list)
+	}
+	s.quarry(t, "db", "fsck", "--deep")
 
 	// It works on: pushes, permissions, what is verified, clones.
 	if out := s.must(t, "sh", "-c", "$SSH verify greeter-1.0"); !strings.Contains(out, "the same, bit for bit") {
