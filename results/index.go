@@ -186,7 +186,7 @@ type indexer struct {
 	odb      *odb
 	view     *View
 	like     func(name string) *Package // instead of the view's packages; nil: those
-	fetchers chan *fetcher // that nobody uses just now
+	fetchers chan *fetcher              // that nobody uses just now
 
 	mu     sync.Mutex
 	places map[string]*[2]plumbing.Hash // of the packages that differ: their folders in the new tree
