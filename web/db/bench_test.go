@@ -196,7 +196,8 @@ func load(b *testing.B, addr, request string) {
 			r := bufio.NewReaderSize(c, 64<<10)
 			for left.Add(-1) >= 0 {
 				began := time.Now()
-				if _, err := io.WriteString(c, request); err == nil {
+				_, err := io.WriteString(c, request)
+				if err == nil {
 					err = skipAnswer(r)
 				}
 				if err != nil {
