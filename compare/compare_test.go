@@ -187,6 +187,7 @@ func TestContents(t *testing.T) {
 		{"random bytes", append([]byte{0}, random()...), append([]byte{0}, random()...), []string{"differ, from byte", "made at random"}},
 		{"a time in bytes", stamped(day), stamped(day.Add(time.Hour)), []string{"it looks like the time of the build (2026-03-14 15:09:26, rebuilt 2026-03-14 16:09:26)"}},
 		{"gzip's header", packed(t, []byte("x"), day), packed(t, []byte("x"), day.Add(time.Second)), []string{"gzip: the header's time is 2026-03-14 15:09:26, rebuilt 2026-03-14 15:09:27"}},
+		{"text with parts of a second", []byte("built 2026-03-14 15:09:26.457548419\n"), []byte("built 2026-03-14 15:09:26.932064027\n"), []string{"text, from line 1 on: it looks like a date or a time of the build"}},
 		{"gzip's content", packed(t, []byte("on 2026-03-14\n"), time.Time{}), packed(t, []byte("on 2026-03-15\n"), time.Time{}), []string{"what is packed differs", "  text, from line 1 on: it looks like a date"}},
 		{"ar's time", ar(map[string]string{"a.o": "x"}, 1773500966), ar(map[string]string{"a.o": "x"}, 1773500999), []string{"ar: member a.o: time 1773500966", "rebuilt time 1773500999"}},
 		{"ar's member", ar(map[string]string{"a.o": "x", "b.o": "one"}, 0), ar(map[string]string{"a.o": "x", "b.o": "two"}, 0), []string{"ar: member b.o differs", "- one"}},

@@ -11,7 +11,7 @@ import (
 
 // What bytes that differ from one build to the next mostly are.
 var (
-	clock    = regexp.MustCompile(`\b[0-2]?\d:[0-5]\d(:[0-6]\d)?\b`)
+	clock    = regexp.MustCompile(`\b[0-2]?\d:[0-5]\d(:[0-6]\d(\.\d+)?)?\b`)
 	day      = regexp.MustCompile(`\b(19|20)\d\d[-/.][01]?\d[-/.][0-3]?\d\b|\b[0-3]?\d[-/. ](Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)|(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]* +[0-3]?\d\b|\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b`)
 	digits   = regexp.MustCompile(`\b\d{9,13}\b`)
 	hex      = regexp.MustCompile(`\b[0-9a-fA-F]{16,}\b|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
