@@ -97,7 +97,7 @@ func (s *Snapshot) Walk(ctx context.Context, earlier *Snapshot, f func(path, old
 		}
 		return h.String()
 	}
-	return s.odb.diffTrees(ctx, from, s, from.root, s.root, nil, func(at []string, old, now plumbing.Hash) error {
+	return diffTrees(ctx, from, s, from.root, s.root, nil, func(at []string, old, now plumbing.Hash) error {
 		return f(strings.Join(at, "/"), id(old), id(now))
 	})
 }

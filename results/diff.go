@@ -28,7 +28,7 @@ type Change struct {
 // that of the difference.
 func Diff(ctx context.Context, from, to *Snapshot) ([]Change, error) {
 	var list []Change
-	err := to.odb.diff(ctx, from, to, func(t quarry.Target, failure bool, old, now plumbing.Hash) error {
+	err := diff(ctx, from, to, func(t quarry.Target, failure bool, old, now plumbing.Hash) error {
 		t.Channel = to.channel
 		c := Change{Target: t, Failure: failure}
 		for _, side := range []struct {
@@ -67,7 +67,7 @@ func Diff(ctx context.Context, from, to *Snapshot) ([]Change, error) {
 
 // diff calls f for each record that differs. Both snapshots may be of one
 // repository each.
-func (o *odb) diff(ctx context.Context, from, to *Snapshot, f func(t quarry.Target, failure bool, old, now plumbing.Hash) error) error {
+func diff(ctx context.Context, from, to *Snapshot, f func(t quarry.Target, failure bool, old, now plumbing.Hash) error) error {
 	for _, top := range []string{packagesDir, failuresDir} {
 		old, err := from.odb.lookup(from.root, top, true)
 		if err != nil {
@@ -77,7 +77,7 @@ func (o *odb) diff(ctx context.Context, from, to *Snapshot, f func(t quarry.Targ
 		if err != nil {
 			return err
 		}
-		if err := o.diffTrees(ctx, from, to, old, now, nil, func(at []string, old, now plumbing.Hash) error {
+		if err := diffTrees(ctx, from, to, old, now, nil, func(at []string, old, now plumbing.Hash) error {
 			t, ok := placeOf(at)
 			if !ok {
 				return nil // not Quarry's
@@ -92,7 +92,7 @@ func (o *odb) diff(ctx context.Context, from, to *Snapshot, f func(t quarry.Targ
 
 // diffTrees calls f for each file below two folders that differs. at are the names
 // on the way to the folders.
-func (o *odb) diffTrees(ctx context.Context, from, to *Snapshot, old, now plumbing.Hash, at []string, f func(at []string, old, now plumbing.Hash) error) error {
+func diffTrees(ctx context.Context, from, to *Snapshot, old, now plumbing.Hash, at []string, f func(at []string, old, now plumbing.Hash) error) error {
 	if old == now || len(at) > deepest {
 		return nil
 	}
@@ -112,27 +112,14 @@ func (o *odb) diffTrees(ctx context.Context, from, to *Snapshot, old, now plumbi
 			return fmt.Errorf("folder %s at commit %.12s: %w", strings.Join(at, "/"), side.s.commit, err)
 		}
 	}
-	step := func(e entry, old, now plumbing.Hash) error {
-		if old == now {
-			return nil
+	for _, d := range differences(trees[0], trees[1]) {
+		path := append(slices.Clone(at), d.name)
+		below := f
+		if d.dir {
+			below = func(at []string, old, now plumbing.Hash) error { return diffTrees(ctx, from, to, old, now, at, f) }
 		}
-		path := append(slices.Clone(at), e.name)
-		if e.dir {
-			return o.diffTrees(ctx, from, to, old, now, path, f)
-		}
-		return f(path, old, now)
-	}
-	for _, e := range trees[1] {
-		was, _ := trees[0].find(e.name, e.dir)
-		if err := step(e, was, e.hash); err != nil {
+		if err := below(path, d.old, d.now); err != nil {
 			return err
-		}
-	}
-	for _, e := range trees[0] {
-		if _, ok := trees[1].find(e.name, e.dir); !ok {
-			if err := step(e, e.hash, plumbing.ZeroHash); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -256,42 +256,24 @@ func (w *indexer) walk(ctx context.Context, f *fetcher, half int, at string, dep
 	if err != nil {
 		return err
 	}
-	for name, pair := range differences(old, now) {
-		p := path.Join(at, name)
+	for _, d := range differences(old, now) {
+		if !d.dir {
+			continue
+		}
+		p := path.Join(at, d.name)
 		switch {
-		case quarry.CheckName(name) == nil && Spread(name) == p:
-			w.found(half, name, pair[1])
+		case quarry.CheckName(d.name) == nil && Spread(d.name) == p:
+			w.found(half, d.name, d.now)
 		case depth >= 2:
 		case below != nil:
-			below(p, pair[0], pair[1])
+			below(p, d.old, d.now)
 		default:
-			if err := w.walk(ctx, f, half, p, depth+1, pair[0], pair[1], nil); err != nil {
+			if err := w.walk(ctx, f, half, p, depth+1, d.old, d.now, nil); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// differences are the folders of two trees that differ, by name: the one before
-// and the one now, zero where there is none.
-func differences(old, now tree) map[string][2]plumbing.Hash {
-	list := map[string][2]plumbing.Hash{}
-	for _, e := range now {
-		if e.dir {
-			if h, _ := old.find(e.name, true); h != e.hash {
-				list[e.name] = [2]plumbing.Hash{h, e.hash}
-			}
-		}
-	}
-	for _, e := range old {
-		if e.dir {
-			if _, ok := now.find(e.name, true); !ok {
-				list[e.name] = [2]plumbing.Hash{e.hash, {}}
-			}
-		}
-	}
-	return list
 }
 
 // load reads the packages that were found: pairs of what was there and what is.

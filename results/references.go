@@ -147,12 +147,12 @@ func (x *References) standing(ctx context.Context, w *indexer, in, without plumb
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, e := range entries {
-		if other, _ := others.find(e.name, e.dir); e.dir {
+	for _, d := range differences(others, entries) {
+		if d.dir && !d.now.IsZero() {
 			g.Go(func() error {
 				f, giveBack := w.fetcher()
 				defer giveBack()
-				return x.changed(ctx, f, f.tree, e.hash, other, 1)
+				return x.changed(ctx, f, f.tree, d.now, d.old, 1)
 			})
 		}
 	}
@@ -236,15 +236,14 @@ func (x *References) changed(ctx context.Context, f *fetcher, read func(plumbing
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		other, _ := others.find(e.name, e.dir)
-		_, record := archOf(e.name)
+	for _, d := range differences(others, entries) {
+		_, record := archOf(d.name)
 		switch {
-		case other == e.hash:
-		case e.dir:
-			err = x.changed(ctx, f, read, e.hash, other, depth+1)
+		case d.now.IsZero():
+		case d.dir:
+			err = x.changed(ctx, f, read, d.now, d.old, depth+1)
 		case record:
-			err = x.record(f, e.hash)
+			err = x.record(f, d.now)
 		}
 		if err != nil {
 			return err

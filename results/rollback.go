@@ -62,7 +62,7 @@ func (r *Repo) Rollback(ctx context.Context, b Rollback) (*Promoted, error) {
 			from, to = is, source
 		}
 		prop := &proposal{source: source, force: b.Force, dry: b.Dry, verify: b.Check, may: b.May, author: b.By, shrink: !b.Restore}
-		err = now.odb.diff(ctx, from, to, func(t quarry.Target, failure bool, old, want plumbing.Hash) error {
+		err = diff(ctx, from, to, func(t quarry.Target, failure bool, old, want plumbing.Hash) error {
 			t.Channel = b.Channel
 			path := RecordPath(t)
 			if failure {

@@ -105,6 +105,42 @@ func (t tree) with(e entry) tree {
 	return slices.Insert(out, i, e)
 }
 
+// difference is an entry that two folders do not have alike; the zero hash where one
+// of them has none.
+type difference struct {
+	name     string
+	dir      bool
+	old, now plumbing.Hash
+}
+
+// differences lists what differs from one folder to another, in git's order.
+func differences(old, now tree) (list []difference) {
+	for len(old) > 0 || len(now) > 0 {
+		c := 0
+		switch {
+		case len(old) == 0:
+			c = 1
+		case len(now) == 0:
+			c = -1
+		default:
+			c = compareEntries(old[0], now[0])
+		}
+		var d difference
+		if c <= 0 {
+			d = difference{old[0].name, old[0].dir, old[0].hash, d.now}
+			old = old[1:]
+		}
+		if c >= 0 {
+			d = difference{now[0].name, now[0].dir, d.old, now[0].hash}
+			now = now[1:]
+		}
+		if d.old != d.now {
+			list = append(list, d)
+		}
+	}
+	return list
+}
+
 // lookup follows a path from a tree. The zero hash, without an error, says that
 // nothing is there.
 func (o *odb) lookup(root plumbing.Hash, path string, dir bool) (plumbing.Hash, error) {
