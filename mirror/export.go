@@ -132,6 +132,18 @@ func Export(ctx context.Context, o ExportOptions) (*Exported, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("%s is being written by another export: wait for it", o.Dir)
 	}
+	// What the lock's file holds says that an export began and did not end.
+	if info, err := lock.Stat(); err != nil {
+		return nil, err
+	} else if info.Size() > 0 {
+		if err := e.halfWritten(); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := lock.WriteAt([]byte("an export is at work\n"), 0); err != nil {
+		return nil, err
+	}
+	defer lock.Truncate(0)
 	if err := e.leftOut(all); err != nil {
 		return nil, err
 	}
@@ -165,6 +177,18 @@ func Export(ctx context.Context, o ExportOptions) (*Exported, error) {
 		e.out.Pruned, err = e.prune(there)
 	}
 	return e.out, err
+}
+
+// halfWritten removes what an export was writing when it was killed, wherever that
+// was.
+func (e *exporter) halfWritten() error {
+	list, err := e.below(".")
+	for _, name := range list {
+		if err == nil && strings.HasPrefix(filepath.Base(name), newPrefix) {
+			err = os.Remove(filepath.Join(e.Dir, name))
+		}
+	}
+	return err
 }
 
 // exported lists the channels that the folder has.

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/Morphux/quarry/results"
 	"github.com/Morphux/quarry/results/resultstest"
 )
@@ -89,6 +91,52 @@ func TestKilledExportsLeaveAWholeMirror(t *testing.T) {
 		if !strings.Contains(name, "/delta/") && !strings.Contains(name, "/sig/") && !strings.HasPrefix(name, "artifacts/") {
 			t.Errorf("%s stayed", name)
 		}
+	}
+}
+
+// What was being written when an export was killed goes with the next one, wherever
+// it was; and so does what the farm's own lists were being written to.
+func TestHalfWrittenFilesGo(t *testing.T) {
+	f := newFarm(t)
+	dir := t.TempDir()
+	f.record(0, 1, "x86_64")
+	f.export(f.options(dir))
+	want := files(t, dir)
+	var folders []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			folders = append(folders, path)
+			err = os.WriteFile(filepath.Join(path, newPrefix+"17"), []byte("half"), 0o600)
+		}
+		return err
+	})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, ownDir, "lock"), []byte("an export is at work\n"), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.export(f.options(dir))
+	if diff := cmp.Diff(want, files(t, dir)); diff != "" {
+		t.Error(diff)
+	}
+	for _, folder := range folders {
+		if _, err := os.Stat(filepath.Join(folder, newPrefix+"17")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v", folder, err)
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, ownDir, "lock")); err != nil || len(data) > 0 {
+		t.Errorf("the lock says %q, %v", data, err)
+	}
+	own := filepath.Join(t.TempDir(), "testing")
+	if err := errors.Join(os.Mkdir(own, 0o755), os.WriteFile(filepath.Join(own, newPrefix+"17"), []byte("half"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openStage(own, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(own, newPrefix+"17")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a half-written head stayed: %v", err)
 	}
 }
 

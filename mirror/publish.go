@@ -104,6 +104,18 @@ func openStage(dir string, log *slog.Logger) (*stage, error) {
 			return nil, err
 		}
 	}
+	// A head that was being written when its writer was killed; sweep sees to lists.
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), newPrefix) {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return nil, err
+			}
+		}
+	}
 	data, err := os.ReadFile(filepath.Join(dir, "head.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return st, nil
