@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -15,7 +14,6 @@ import (
 	"github.com/Morphux/quarry/internal/human"
 	"github.com/Morphux/quarry/queue"
 	use "github.com/Morphux/quarry/usage"
-	"github.com/spf13/pflag"
 )
 
 // Usage is what the verbs need of the store of what builds use.
@@ -33,106 +31,11 @@ func (f *Farm) topVerb() *Verb {
 			"second or more, memory counts the file cache as the limit does, and PROCS counts\n" +
 			"threads too. \"-\" stands for what is not known (yet).",
 		Example: "top\ntop -n 5 --every 10s\ntop --json",
-		Flags: func(fs *pflag.FlagSet) {
-			fs.IntP("count", "n", 0, "how often to print (default: once, on a terminal until q)")
-			fs.Duration("every", 2*time.Second, "time between two looks")
-		},
-		Run: f.top}
+		Flags:   liveFlags,
+		Run:     f.top}
 }
 
-// leastEvery is how often somebody may look: what is seen is up to half a
-// second old anyway.
-const leastEvery = 500 * time.Millisecond
-
-func (f *Farm) top(ctx context.Context, c *Call) error {
-	every, _ := c.Flags.GetDuration("every")
-	count := c.int("count")
-	switch {
-	case every < leastEvery:
-		return usage("top: --every takes a time of %v at least, such as 5s", leastEvery)
-	case count < 0:
-		return usage("top: -n counts looks: it may not be negative")
-	}
-	draw := c.Term.TTY && !c.JSON() && count == 0
-	if !draw {
-		count = max(count, 1)
-	}
-	quit, stop := context.WithCancel(ctx)
-	defer stop()
-	height := c.Term.Height
-	if height <= 0 {
-		height = 24
-	}
-	if draw {
-		if c.In != nil {
-			go watchKeys(c.In, stop)
-		}
-		// What is on the screen goes up, and is not lost. Nothing else of the
-		// terminal's is changed for longer than one frame, so that a connection
-		// that breaks leaves a terminal that works.
-		if _, err := io.WriteString(c.Out, strings.Repeat("\n", height)); err != nil {
-			return nil
-		}
-	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for i := 1; ; i++ {
-		var b bytes.Buffer
-		if err := f.look(c, &b, height, draw, every); err != nil {
-			return err
-		}
-		text := b.Bytes()
-		if draw {
-			text = screen(b.String(), height)
-		} else if i > 1 && !c.JSON() {
-			text = append([]byte("\n"), text...)
-		}
-		if _, err := c.Out.Write(text); err != nil {
-			return nil // whoever looked has gone
-		}
-		if i == count {
-			return nil
-		}
-		select {
-		case <-quit.Done():
-			if draw {
-				fmt.Fprintln(c.Out)
-			}
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-// screen puts a text in the place of what a terminal shows: from its upper left
-// corner, lines cut at the right and below, the rest wiped.
-func screen(text string, height int) []byte {
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	lines = lines[:min(len(lines), max(1, height-1))]
-	var b bytes.Buffer
-	b.WriteString("\x1b[H\x1b[?7l")
-	for _, l := range lines {
-		b.WriteString(l + "\x1b[K\n")
-	}
-	b.WriteString("\x1b[J\x1b[?7h")
-	return b.Bytes()
-}
-
-// watchKeys ends top when somebody types q. ^C comes as a byte where no kernel
-// stands between the terminal and us.
-func watchKeys(in io.Reader, quit func()) {
-	for b := make([]byte, 64); ; {
-		n, err := in.Read(b)
-		if bytes.ContainsAny(b[:n], "qQ\x03\x04") {
-			quit()
-			return
-		}
-		if err != nil { // ^D, or the terminal has gone
-			quit()
-			return
-		}
-	}
-}
+func (f *Farm) top(ctx context.Context, c *Call) error { return c.live(ctx, f.look) }
 
 // running is a build that runs, with what is known of what it uses.
 type running struct {
@@ -186,7 +89,7 @@ func (f *Farm) running() []running {
 }
 
 // look writes how things stand at this moment.
-func (f *Farm) look(c *Call, w io.Writer, height int, draw bool, every time.Duration) error {
+func (f *Farm) look(c *Call, w io.Writer, v view) error {
 	now := time.Now()
 	machine, builds := use.ThisMachine(), f.running()
 	if c.JSON() {
@@ -217,10 +120,7 @@ func (f *Farm) look(c *Call, w io.Writer, height int, draw bool, every time.Dura
 			add(&total.disk, u.Now.Disk)
 		}
 	}
-	if draw {
-		head += human.Paint(fmt.Sprintf("   %s, every %s, q ends", now.Format(time.TimeOnly), human.Duration(every)), human.Dim, c.Term.Color)
-	}
-	fmt.Fprintln(w, head)
+	fmt.Fprintln(w, head+v.note(now, c.Term.Color))
 	fmt.Fprintln(w, machineText(machine))
 	for _, p := range st.Paused {
 		fmt.Fprintln(w, pauseText(p, c.Term.Color))
@@ -231,7 +131,7 @@ func (f *Farm) look(c *Call, w io.Writer, height int, draw bool, every time.Dura
 	fmt.Fprintln(w)
 	t := topTable{color: c.Term.Color, width: c.Term.Width}
 	rows := builds
-	if most := height - 7 - len(st.Paused); draw && len(rows) > most {
+	if most := v.height - 7 - len(st.Paused); v.draw && len(rows) > most {
 		rows = rows[:max(1, most)]
 	}
 	for _, r := range rows {
