@@ -88,6 +88,9 @@ type Step struct {
 	Sys    time.Duration `json:"sys"`
 	RSS    int64         `json:"rss,omitempty"`    // largest process, bytes
 	Killed string        `json:"killed,omitempty"` // why the farm ended it, e.g. "no output for 10m0s"
+	// SlotTime is for how long it had how many slots: a minute with four of them is
+	// four minutes. 0 where the farm does not share out slots.
+	SlotTime time.Duration `json:"slot_time,omitempty"`
 }
 
 // Usage is what the whole build used: all that ran in its workspace, from the
@@ -102,6 +105,23 @@ type Usage struct {
 	PeakProcs  int64         `json:"peak_processes,omitempty"` // processes and threads at one time
 	PeakDisk   int64         `json:"peak_disk,omitempty"`      // bytes of the workspace; the most that was measured
 	SourceSize int64         `json:"source_size"`              // bytes
+
+	// The following are of the slots that the build had of its machine's, the
+	// right to run one job at a time each. All are 0 where the farm shares out none.
+	SlotTime time.Duration `json:"slot_time,omitempty"` // slots had, times the time: a minute with four is four minutes
+	PeakJobs int           `json:"peak_jobs,omitempty"` // the most jobs at one time
+	Width    float64       `json:"width,omitempty"`     // jobs at one time in the mean, while there were more than one; 1 if there never were
+	Forced   string        `json:"forced,omitempty"`    // how it ran more jobs than it was given; "" if it did not
+}
+
+// Efficiency is the CPU time for each second of a slot: near 1 where every slot
+// kept a processor busy, more where a job is more than one process. It is 0 where
+// nobody knows.
+func (u *Usage) Efficiency() float64 {
+	if u.SlotTime < time.Millisecond {
+		return 0
+	}
+	return (u.User + u.Sys).Seconds() / u.SlotTime.Seconds()
 }
 
 // Cause says in one word why a build failed. Reviewers group by it.

@@ -248,6 +248,7 @@ func (r *Record) Check() (bad []string) {
 	}{
 		{"artifact_size", float64(r.ArtifactSize)}, {"installed_size", float64(r.InstalledSize)}, {"revision", float64(r.Revision)},
 		{"time.total", r.Time.Total}, {"time.steps", r.Time.Steps}, {"usage.peak_memory", float64(r.Usage.PeakMemory)},
+		{"usage.peak_jobs", float64(r.Usage.PeakJobs)},
 	} {
 		say(n.n >= 0, "%s is negative", n.key)
 	}

@@ -20,6 +20,7 @@ const (
 	maxWarnings = 200
 	maxBy       = 8
 	maxExcerpt  = 20
+	maxWidth    = 1 << 20 // jobs at one time
 )
 
 // NewRecord says in a record what an outcome has found. sbuSeconds is how long
@@ -52,7 +53,7 @@ func NewRecord(o *quarry.Outcome, sbuSeconds float64) (*Record, error) {
 	for _, s := range o.Steps {
 		r.Steps = append(r.Steps, Step{
 			Name: s.Name, Status: s.Status, Wall: s.Wall.Seconds(), User: s.User.Seconds(), Sys: s.Sys.Seconds(),
-			RSS: s.RSS, Killed: oneLine(s.Killed, maxMessage),
+			RSS: s.RSS, Killed: oneLine(s.Killed, maxMessage), SlotSeconds: max(0, s.SlotTime.Seconds()),
 		})
 	}
 	if o.Artifact != nil {
@@ -150,10 +151,17 @@ func times(o *quarry.Outcome, sbuSeconds float64) Times {
 }
 
 func usage(u quarry.Usage) Usage {
-	return Usage{
+	r := Usage{
 		PeakMemory: u.PeakMemory, PeakAnon: u.PeakAnon, User: u.User.Seconds(), Sys: u.Sys.Seconds(),
 		Read: u.Read, Written: u.Written, PeakProcs: u.PeakProcs, PeakDisk: u.PeakDisk, SourceSize: u.SourceSize,
 	}
+	if u.SlotTime > 0 {
+		r.SlotSeconds, r.PeakJobs, r.Efficiency, r.Forced = u.SlotTime.Seconds(), int64(max(0, u.PeakJobs)), u.Efficiency(), oneLine(u.Forced, maxMessage)
+		if u.Width >= 1 && u.Width <= maxWidth { // and is a number
+			r.Width = u.Width
+		}
+	}
+	return r
 }
 
 func contents(f *quarry.Facts) *Contents {

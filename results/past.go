@@ -14,6 +14,7 @@ type Past struct {
 	quarry.Target
 	Ended time.Time
 	Took  time.Duration // from the start of the attempt to its end
+	Cost
 }
 
 // Past lists how long the builds have taken whose success stands in the channel,
@@ -28,7 +29,7 @@ func (s *Snapshot) Past(ctx context.Context) ([]Past, error) {
 			continue
 		}
 		if a, err := s.odb.head(p.hash); err == nil && a.Took > 0 {
-			list = append(list, Past{p.Target, a.Ended, a.Took})
+			list = append(list, Past{p.Target, a.Ended, a.Took, a.Cost})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b Past) int { return cmp.Or(a.Ended.Compare(b.Ended), cmp.Compare(a.String(), b.String())) })

@@ -22,7 +22,10 @@ func TestPast(t *testing.T) {
 		{"backwards", -time.Minute, 4 * time.Hour, false},
 	} {
 		o := sample(p.pkg, "1.0", "x86_64", int64(i+1))
-		if p.failing {
+		switch {
+		case p.pkg == "quick": // of before slots were shared out
+			o.Usage.SlotTime, o.Host.Jobs = 0, 3
+		case p.failing:
 			o = failing(p.pkg, "1.0", "x86_64", int64(i+1))
 		}
 		o.Ended = at.Add(p.ended)
@@ -35,9 +38,25 @@ func TestPast(t *testing.T) {
 	}
 	var got []string
 	for _, p := range list {
-		got = append(got, fmt.Sprint(p.Package, " ", p.Took, " ", p.Ended.Sub(at)))
+		got = append(got, fmt.Sprint(p.Package, " ", p.Took, " ", p.Ended.Sub(at), " ", p.Cost))
 	}
-	if fmt.Sprint(got) != "[quick 1s 1h0m0s slow 1h0m0s 3h0m0s]" {
+	if fmt.Sprint(got) != "[quick 1s 1h0m0s {1500000 43.5s 3} slow 1h0m0s 3h0m0s {1500000 43.5s 3.25}]" {
 		t.Errorf("the past: %v", got)
+	}
+}
+
+// TestCost: odd texts say nothing, and never too much.
+func TestCost(t *testing.T) {
+	for text, want := range map[string]Cost{
+		"": {},
+		"\n[usage]\nuser = 1.5\nsys = 1\nsource_size = 7\nwidth = 2.5\n\n[host]\njobs = 9\n": {7, 2500 * time.Millisecond, 2.5},
+		"\n[usage]\nuser = -1.5\nsource_size = -7\nwidth = nan\n\n[host]\njobs = 9":          {Slots: 9},
+		"\n[usage]\nuser = 99999999999999999\nwidth = 99999999\n[host]\njobs = 99999999999":  {CPU: 1e9 * time.Second},
+		"\n[usage]\nwidth = 0.5\n[other]\nuser = 5\n[host.x]\njobs = 4\n":                    {},
+		"description = 'x'\n[host]\njobs = 4\n\n[[step]]\nuser = 7\n":                        {Slots: 4},
+	} {
+		if got := costOf(text); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
 	}
 }

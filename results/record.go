@@ -123,6 +123,13 @@ type Usage struct {
 	PeakProcs  int64   `toml:"peak_processes,omitempty"` // processes and threads at one time
 	PeakDisk   int64   `toml:"peak_disk,omitempty"`      // bytes of the workspace; the most that was measured
 	SourceSize int64   `toml:"source_size,omitempty"`    // bytes
+
+	// Of the slots that it had, see quarry.Usage; absent where the farm shares out none.
+	SlotSeconds float64 `toml:"slot_seconds,omitempty"` // slots had, times seconds
+	PeakJobs    int64   `toml:"peak_jobs,omitempty"`    // the most jobs at one time
+	Width       float64 `toml:"width,omitempty"`        // jobs at one time in the mean, while there were more than one
+	Efficiency  float64 `toml:"efficiency,omitempty"`   // CPU time for each second of a slot
+	Forced      string  `toml:"forced,omitempty"`       // how it ran more jobs than it was given
 }
 
 // Contents sums up what the package installs; the files themselves are in
@@ -160,6 +167,8 @@ type Step struct {
 	Sys    float64 `toml:"sys"`
 	RSS    int64   `toml:"rss,omitempty"` // largest process, bytes
 	Killed string  `toml:"killed,omitempty"`
+	// SlotSeconds is the slots that it had, times seconds; see quarry.Step.
+	SlotSeconds float64 `toml:"slot_seconds,omitempty"`
 }
 
 // Library says where a needed library comes from.

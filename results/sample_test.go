@@ -29,7 +29,8 @@ func sample(pkg, version, arch string, number int64) *quarry.Outcome {
 			Kernel: []string{"+CONFIG_TUN"}, Files: []quarry.FileRule{{Path: "/etc/zlib.conf", Mode: "0644", Type: "config"}}, Recipe: strings.Repeat("ab", 32),
 		},
 		Usage: quarry.Usage{PeakMemory: 131072000, PeakAnon: 104857600, User: 41 * time.Second, Sys: 2500 * time.Millisecond,
-			Read: 4096, Written: 8192000, PeakProcs: 17, PeakDisk: 20000000, SourceSize: 1500000},
+			Read: 4096, Written: 8192000, PeakProcs: 17, PeakDisk: 20000000, SourceSize: 1500000,
+			SlotTime: 58 * time.Second, PeakJobs: 4, Width: 3.25, Forced: "make was called with -j8"},
 		Facts: &quarry.Facts{
 			Size: 700000, DiskSize: 720896, SizeBefore: 460000000, Warnings: []string{"libbroken.so.1 is needed by /usr/bin/minigzip and comes from nowhere"},
 			Libraries: []quarry.NeededLibrary{{Soname: "libc.so.6", Arch: "x86_64", From: "base", Path: "/lib/x86_64-linux-gnu/libc.so.6", By: []string{"/usr/bin/minigzip", "/usr/lib/libz.so.1.3.1"}}},

@@ -86,10 +86,12 @@ type Available struct {
 	Revision               int64
 	Ended                  time.Time
 	Took                   time.Duration // from the start of the attempt to its end
+	Cost                   Cost
 	Ref                    quarry.RecordRef
 }
 
-// head reads what stands before the first table of the record in a blob, once.
+// head reads what stands before the first table of the record in a blob, and
+// what the build cost, once.
 func (o *odb) head(h plumbing.Hash) (Available, error) {
 	o.mu.Lock()
 	a, ok := o.heads.get(h)
@@ -97,11 +99,15 @@ func (o *odb) head(h plumbing.Hash) (Available, error) {
 	if ok {
 		return a, nil
 	}
-	rec, err := o.record(h, parseHead)
+	var cost Cost
+	rec, err := o.record(h, func(data []byte) (*Record, error) {
+		cost = costOf(string(data))
+		return parseHead(data)
+	})
 	if err != nil {
 		return Available{}, err
 	}
-	a = Available{rec.Package, rec.Version, rec.Arch, rec.Artifact, rec.ArtifactSize, rec.ABI, rec.Revision, rec.Ended, 0, rec.Ref()}
+	a = Available{rec.Package, rec.Version, rec.Arch, rec.Artifact, rec.ArtifactSize, rec.ABI, rec.Revision, rec.Ended, 0, cost, rec.Ref()}
 	if !rec.Started.IsZero() {
 		a.Took = max(0, rec.Ended.Sub(rec.Started))
 	}

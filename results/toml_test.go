@@ -115,6 +115,9 @@ func TestRecordHasEveryFact(t *testing.T) {
 				v.SetInt(n)
 				want[at] = itoa(n)
 			}
+		case reflect.Float64:
+			v.SetFloat(float64(n))
+			want[at] = itoa(n) + ".0"
 		case reflect.Bool:
 			v.SetBool(true)
 			want[at] = "true"
