@@ -67,7 +67,7 @@ func (o *owner) giveBack(l *loan) {
 // lend gives workers that no build can use to those who wait for some.
 func (o *owner) lend(now time.Time) {
 	gate := o.gate(now)
-	for len(o.borrowers) > 0 && o.busy+len(o.lent) < o.q.opts.Workers {
+	for len(o.borrowers) > 0 && o.busy+len(o.lent) < o.room() {
 		l := o.borrowers[0]
 		if gate != nil {
 			for _, other := range o.lent {
@@ -94,7 +94,7 @@ func (o *owner) recall(it *item, now time.Time) bool {
 		return false
 	}
 	fits := func(out []*loan) bool {
-		if o.busy+len(out) >= o.q.opts.Workers {
+		if o.busy+len(out) >= o.room() {
 			return false
 		}
 		gate := o.gate(now)

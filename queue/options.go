@@ -78,6 +78,10 @@ type Options struct {
 	ObservePauses func(list []PauseStatus)
 
 	Workers int // builds at once; 0: one for every two CPUs, at least one
+	// Room is how many builds may run at one time just now, where that is fewer
+	// than Workers; those that run beyond it go on. See [Queue.Roomed]. It must not
+	// block nor call the queue. nil: as many as Workers.
+	Room func() int
 	// Memory is how many bytes all builds together may take; 0: no bound. One that
 	// asks for much waits until there is so much, see [sched.Gate]. BuildMemory is
 	// the most that one of them can take, whatever it asks for; 0: no bound.

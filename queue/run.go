@@ -186,12 +186,25 @@ func (o *owner) end(c *item, state quarry.State, reason string) {
 // patience is how long a free worker waits while waiting builds are looked at.
 const patience = 50 * time.Millisecond
 
+// room is how many builds may run at one time just now.
+func (o *owner) room() int {
+	most := o.q.opts.Workers
+	if o.q.opts.Room != nil {
+		most = min(most, o.q.opts.Room())
+	}
+	return most
+}
+
+// Roomed has the queue look whether there is more room for builds than there was.
+func (q *Queue) Roomed() { q.post(func(*owner) {}) }
+
 // dispatch starts builds while there are free workers.
 func (o *owner) dispatch() {
 	if o.stopping || !o.planned || o.journalTry > 0 || o.paused() {
 		return
 	}
-	if o.busy >= o.q.opts.Workers {
+	room := o.room()
+	if o.busy >= room {
 		return
 	}
 	now := time.Now()
@@ -208,7 +221,7 @@ func (o *owner) dispatch() {
 		o.patient = time.Time{}
 	}
 	gate := o.gate(now)
-	for o.busy < o.q.opts.Workers {
+	for o.busy < room {
 		it := o.next(now, gate)
 		if it == nil {
 			o.lend(now)
