@@ -47,13 +47,17 @@ type Build struct {
 }
 
 // Stat is what a share has at one moment.
-type Stat struct{ Granted, Used int }
+type Stat struct {
+	Granted, Used int
+	SlotTime      time.Duration // slots that it was granted so far, times how long
+}
 
 // Summary is what a build has had.
 type Summary struct {
 	SlotTime time.Duration // slots that it was granted, times how long
 	BusyTime time.Duration // jobs that it ran, times how long, as far as was seen
 	Peak     int           // the most jobs at one time
+	Width    float64       // jobs at one time in the mean, while there were more than one (see meter); 0: there was none
 	Forced   string        // what forced a number of jobs, "" for none
 	Repaired int           // tokens that were lost in it, and made again
 }
