@@ -201,15 +201,16 @@ func (v *Verb) Usage() string { return strings.TrimSpace(v.Name + " " + v.Args) 
 type Table []*Verb
 
 // Find gives the verb that words begin with, or nil, and the words that are
-// left.
-func (t Table) Find(words ...string) (*Verb, []string) {
+// left. Of two, such as jobs and jobs set, the longer one counts.
+func (t Table) Find(words ...string) (found *Verb, rest []string) {
+	rest = words
 	for _, v := range t {
 		name := strings.Fields(v.Name)
-		if len(words) >= len(name) && slices.Equal(words[:len(name)], name) {
-			return v, words[len(name):]
+		if len(words) >= len(name) && slices.Equal(words[:len(name)], name) && len(words)-len(name) < len(rest) {
+			found, rest = v, words[len(name):]
 		}
 	}
-	return nil, words
+	return found, rest
 }
 
 // topic gives the verbs whose name has two words, of which this is the first.

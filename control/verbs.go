@@ -156,14 +156,22 @@ func Verbs(f *Farm) Table {
 				if len(c.Args) == 0 {
 					return t.list(c.Out)
 				}
-				if of := t.topic(c.Args[0]); len(of) > 0 && len(c.Args) == 1 {
-					return of.list(c.Out)
-				}
 				v, rest := t.Find(c.Args...)
-				if v == nil || len(rest) > 0 {
+				of := t.topic(c.Args[0])
+				if len(c.Args) > 1 {
+					of = nil
+				}
+				switch {
+				case v == nil && of != nil:
+					return of.list(c.Out)
+				case v == nil || len(rest) > 0:
 					return t.unknown(c.Args)
 				}
-				return t.help(c.Out, v)
+				if err := t.help(c.Out, v); err != nil || of == nil {
+					return err
+				}
+				fmt.Fprintln(c.Out)
+				return of.list(c.Out)
 			}},
 		{Name: "pushed", Args: "PACKAGE [BRANCH]...", MinArgs: 1, MaxArgs: -1, Need: Local, Hidden: true, Run: f.pushed,
 			Short: "Say that a package was pushed; the hooks do this"},

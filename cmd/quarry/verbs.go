@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,7 +62,8 @@ themselves while none runs.`,
 // the daemon and brings its answer back.
 func verbCmds(a *app) (farm, systems []*cobra.Command) {
 	parents := map[string]*cobra.Command{}
-	for _, v := range control.Verbs(nil) {
+	table := control.Verbs(nil)
+	for _, v := range table {
 		if v.Hidden || v.Name == "help" || v.Name == "build" { // cobra has its own, and so has newBuildCmd
 			continue
 		}
@@ -94,6 +96,9 @@ func verbCmds(a *app) (farm, systems []*cobra.Command) {
 			systems = append(systems, cmd)
 		default:
 			farm = append(farm, cmd)
+		}
+		if !two && slices.ContainsFunc(table, func(o *control.Verb) bool { return strings.HasPrefix(o.Name, topic+" ") }) {
+			parents[topic] = cmd // a verb that others are words of, such as jobs
 		}
 	}
 	return farm, append(systems, seedCmds(a)...)
