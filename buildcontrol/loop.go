@@ -45,7 +45,7 @@ type more struct {
 type loop struct {
 	s      *Server
 	only   *Token // nil: any
-	listen int    // descriptor of the listener
+	listen int    // descriptor of the listener, as dump shows it
 	cancel context.CancelFunc
 
 	poll  *os.File // the epoll
@@ -65,8 +65,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, only *Token) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lp := &loop{s: s, only: only, cancel: cancel, clients: map[int32]*client{}}
-	raw, err := lp.start(l)
-	if err != nil {
+	if err := lp.start(l); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() {
@@ -79,11 +78,11 @@ func (s *Server) serve(ctx context.Context, l net.Listener, only *Token) error {
 	defer stop()
 	accepted := make(chan error, 1)
 	go func() {
-		err := lp.accept(ctx, raw)
+		err := lp.accept(ctx, l)
 		cancel()
 		accepted <- err
 	}()
-	err = lp.run(ctx)
+	err := lp.run(ctx)
 	cancel()
 	err = errors.Join(err, <-accepted)
 	lp.end()
@@ -91,25 +90,20 @@ func (s *Server) serve(ctx context.Context, l net.Listener, only *Token) error {
 }
 
 // start opens the epoll, and makes the loop known.
-func (l *loop) start(from net.Listener) (syscall.RawConn, error) {
-	sys, ok := from.(syscall.Conn)
-	if !ok {
-		return nil, fmt.Errorf("a listener of type %T has no descriptor: give a TCP or Unix one", from)
+func (l *loop) start(from net.Listener) error {
+	if sys, ok := from.(syscall.Conn); ok {
+		if raw, err := sys.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { l.listen = int(fd) })
+		}
 	}
-	raw, err := sys.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	if err := raw.Control(func(fd uintptr) { l.listen = int(fd) }); err != nil {
-		return nil, err
-	}
+	var err error
 	if l.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("epoll: %w", err)
+		return fmt.Errorf("epoll: %w", err)
 	}
 	// The runtime's own epoll watches this one, so that no thread has to wait in
 	// the kernel, and deadlines work.
 	if err := syscall.SetNonblock(l.epoll, true); err != nil {
-		return nil, err
+		return err
 	}
 	l.poll = os.NewFile(uintptr(l.epoll), "epoll")
 	if l.raw, err = l.poll.SyscallConn(); err == nil {
@@ -117,14 +111,14 @@ func (l *loop) start(from net.Listener) (syscall.RawConn, error) {
 	}
 	if err != nil {
 		l.poll.Close()
-		return nil, fmt.Errorf("epoll: %w", err)
+		return fmt.Errorf("epoll: %w", err)
 	}
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	if t := l.only; t != nil {
 		if t.closed {
 			l.poll.Close()
-			return nil, fmt.Errorf("token %d is closed", t.number)
+			return fmt.Errorf("token %d is closed", t.number)
 		}
 		if t.stop == nil {
 			t.stop = map[*loop]bool{}
@@ -132,7 +126,7 @@ func (l *loop) start(from net.Listener) (syscall.RawConn, error) {
 		t.stop[l] = true
 	}
 	l.s.loops[l] = true
-	return raw, nil
+	return nil
 }
 
 // end closes all clients of the loop.
@@ -150,25 +144,19 @@ func (l *loop) end() {
 }
 
 // accept takes connections until the listener is closed.
-func (l *loop) accept(ctx context.Context, raw syscall.RawConn) error {
+func (l *loop) accept(ctx context.Context, from net.Listener) error {
 	for {
-		var fd int
-		var peer syscall.Sockaddr
-		var err error
-		closed := raw.Read(func(from uintptr) bool {
-			fd, peer, err = syscall.Accept4(int(from), syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
-			return err != syscall.EAGAIN
-		})
+		conn, err := from.Accept()
+		fd := -1
+		if err == nil {
+			fd, err = descriptor(conn)
+		}
 		switch {
-		case closed != nil:
-			if ctx.Err() != nil || errors.Is(closed, net.ErrClosed) {
-				return nil
-			}
-			return fmt.Errorf("build control: %w", closed)
 		case err == nil:
-			l.take(fd, peer)
-		case err == syscall.EINTR || err == syscall.ECONNABORTED:
-		case err == syscall.EMFILE || err == syscall.ENFILE || err == syscall.ENOBUFS || err == syscall.ENOMEM:
+			l.take(fd)
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return nil
+		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM):
 			l.s.mu.Lock()
 			l.s.warn("connections cannot be taken for now", "err", err)
 			l.s.mu.Unlock()
@@ -182,15 +170,29 @@ func (l *loop) accept(ctx context.Context, raw syscall.RawConn) error {
 	}
 }
 
-// take makes a client of a connection.
-func (l *loop) take(fd int, peer syscall.Sockaddr) {
-	if _, local := peer.(*syscall.SockaddrUnix); !local {
-		// Numbers must not wait for each other, and machines that vanish are noticed.
-		_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
-		_ = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1)
-		_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 60)
-		_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15)
+// descriptor takes the socket out of a connection, so that the rest of it can go.
+// It does not block, as Go has made it so.
+func descriptor(conn net.Conn) (fd int, err error) {
+	defer conn.Close()
+	sys, ok := conn.(syscall.Conn)
+	if !ok {
+		return -1, fmt.Errorf("a connection of type %T has no descriptor: listen on TCP or Unix sockets", conn)
 	}
+	raw, err := sys.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	err2 := raw.Control(func(from uintptr) {
+		to, _, errno := syscall.Syscall(syscall.SYS_FCNTL, from, syscall.F_DUPFD_CLOEXEC, 0)
+		if fd = int(to); errno != 0 {
+			err = os.NewSyscallError("dup", errno)
+		}
+	})
+	return fd, errors.Join(err, err2)
+}
+
+// take makes a client of a connection.
+func (l *loop) take(fd int) {
 	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
