@@ -26,7 +26,7 @@ func usingFarm(t *testing.T) (f *Farm, end func()) {
 	begun, release := make(chan bool), make(chan bool)
 	f = testFarm(t, func(ctx context.Context, b quarry.Build, _ io.Writer) (*quarry.Outcome, error) {
 		began := time.Now().Add(-time.Minute)
-		r := store.Begin(use.Build{Number: b.Number, Attempt: b.Attempt, Memory: 1 << 30, CPUs: 2}, quarry.StepPrepare, time.Hour,
+		r := store.Begin(use.Build{Number: b.Number, Attempt: b.Attempt, Memory: 1 << 30, CPUs: 2, Slots: func() (int, int) { return 4, 3 }}, quarry.StepPrepare, time.Hour,
 			func() (cgroup.Stat, cgroup.Count) {
 				used := time.Since(began).Microseconds()
 				return cgroup.Stat{

@@ -119,6 +119,7 @@ type span struct {
 	steps                     []string
 	rate                      use.Rate
 	memory, anon, procs, disk cgroup.Count // the highest
+	jobs, busy                cgroup.Count // likewise
 }
 
 // spans divides a series into most parts of equal time at most; those with no
@@ -138,6 +139,7 @@ func spans(a *use.Attempt, most int) []span {
 			}
 			s.memory, s.anon = s.memory.Max(p.Memory), s.anon.Max(p.Anon)
 			s.procs, s.disk = s.procs.Max(p.Procs), s.disk.Max(p.Disk)
+			s.jobs, s.busy = s.jobs.Max(p.Jobs), s.busy.Max(p.Busy)
 		}
 		list = append(list, s)
 	}
@@ -168,6 +170,10 @@ func spans(a *use.Attempt, most int) []span {
 func writeSeries(c *Call, a *use.Attempt, lines int) error {
 	t := human.Table{Head: []string{"TIME", "STEP", "CPU", "MEMORY", "ANON", "READ/S", "WRITE/S", "PROCS", "DISK"},
 		Right: []int{0, 2, 3, 4, 5, 6, 7, 8}, Color: c.Term.Color, Width: c.Term.Width}
+	shared := a.Total().PeakJobs.Known
+	if shared {
+		t.Head, t.Right = append(t.Head, "JOBS"), append(t.Right, 9)
+	}
 	if c.Term.TTY {
 		fine := spans(a, sparkWide)
 		cells := []any{"", ""}
@@ -179,14 +185,29 @@ func writeSeries(c *Call, a *use.Attempt, lines int) error {
 		} {
 			cells = append(cells, human.Cell(sparkline(fine, of), human.Green))
 		}
+		if shared {
+			cells = append(cells, human.Cell(sparkline(fine, func(s *span) cgroup.Count { return s.busy }), human.Green))
+		}
 		t.Row(cells...)
 	}
 	for _, s := range spans(a, lines) {
-		t.Row(human.Duration(s.end), human.Cell(shorten(strings.Join(s.steps, " "), 24), human.Blue), percent(s.rate.CPU), size(s.memory), size(s.anon),
-			size(s.rate.Read), size(s.rate.Written), count(s.procs), size(s.disk))
+		cells := []any{human.Duration(s.end), human.Cell(shorten(strings.Join(s.steps, " "), 24), human.Blue), percent(s.rate.CPU), size(s.memory), size(s.anon),
+			size(s.rate.Read), size(s.rate.Written), count(s.procs), size(s.disk)}
+		if shared {
+			cells = append(cells, jobsText(s.busy, s.jobs))
+		}
+		t.Row(cells...)
 	}
 	_, err := t.WriteTo(c.Out)
 	return err
+}
+
+// jobsText says how many jobs there are, of how many there may be.
+func jobsText(busy, jobs cgroup.Count) string {
+	if !jobs.Known {
+		return "-"
+	}
+	return fmt.Sprintf("%d/%d", busy.N, jobs.N)
 }
 
 // sparkline draws values between 0 and the highest.
@@ -235,6 +256,7 @@ func totalText(a *use.Attempt) string {
 		also(t.OOMKills, ", processes killed for want of it: %d"))
 	line(t.Read.Known && t.Written.Known, "disks", "%s read, %s written", size(t.Read), size(t.Written))
 	line(t.PeakProcs.Known, "processes", "%s at most%s", count(t.PeakProcs), also(t.PidsHits, ", the limit refused %d more"))
+	line(t.PeakJobs.Known, "jobs", "%s at most, of %s at most", count(t.PeakBusy), count(t.PeakJobs))
 	line(t.PeakDisk.Known, "workspace", "%s at most", size(t.PeakDisk))
 	return b.String()
 }

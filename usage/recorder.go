@@ -110,6 +110,10 @@ func (r *Recorder) sample() {
 func (r *Recorder) take() Sample {
 	s := Sample{At: time.Now(), Step: r.step}
 	s.Stat, s.Disk = r.read()
+	if r.build.Slots != nil {
+		jobs, busy := r.build.Slots()
+		s.Jobs, s.Busy = cgroup.Of(int64(max(0, jobs))), cgroup.Of(int64(max(0, busy)))
+	}
 	if len(r.recent) == keepRecent {
 		r.recent = slices.Delete(r.recent, 0, keepRecent/2)
 	}

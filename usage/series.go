@@ -71,6 +71,8 @@ var columns = []column{
 	{"read", 4096, 4, true, func(s *Sample) *cgroup.Count { return &s.Read }},
 	{"reads", 1, 4, true, func(s *Sample) *cgroup.Count { return &s.Reads }},
 	{"disk", 4096, 6, false, func(s *Sample) *cgroup.Count { return &s.Disk }},
+	{"busy", 1, 10, false, func(s *Sample) *cgroup.Count { return &s.Busy }},
+	{"jobs", 1, 10, false, func(s *Sample) *cgroup.Count { return &s.Jobs }},
 	{"peak_memory", 4096, 20, false, func(s *Sample) *cgroup.Count { return &s.PeakMemory }},
 	{"peak_procs", 1, 20, false, func(s *Sample) *cgroup.Count { return &s.PeakProcs }},
 	{"wait_memory", 1000, 4, true, func(s *Sample) *cgroup.Count { return &s.WaitMemory }},

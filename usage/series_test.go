@@ -36,6 +36,12 @@ func busy(n int, every time.Duration) []Sample {
 		s.PeakMemory = s.PeakMemory.Max(s.Memory)
 		move(&s.Procs, 8, 2, 40)
 		s.PeakProcs = s.PeakProcs.Max(s.Procs)
+		if r.IntN(4) == 0 { // as a rule all that it may run does
+			move(&s.Busy, 2, 1, 4)
+		}
+		if r.IntN(20) == 0 || !s.Jobs.Known {
+			s.Jobs = cgroup.Of(4 + r.Int64N(2))
+		}
 		if r.IntN(3) == 0 { // what compilers read is cached as a rule
 			grow(&s.Read, 4<<20)
 			grow(&s.Reads, 100)

@@ -92,11 +92,22 @@ func TestRecorder(t *testing.T) {
 		}
 
 		// Another attempt goes on in the same file.
-		r = s.Begin(Build{Number: 1017, Attempt: 2}, "prepare", 0, work())
+		had, busy := 1, -1
+		r = s.Begin(Build{Number: 1017, Attempt: 2, Slots: func() (int, int) { return had, busy }}, "prepare", 0, work())
+		had, busy = 4, 3
 		r.End()
 		list = readAll(t, s, 1017)
 		if len(list) != 2 || list[1].Attempt != 2 || list[1].Every != DefaultEvery || !list[0].Ended || !list[1].Ended || len(list[1].Samples) != 2 {
 			t.Errorf("two attempts: %+v", list)
+		}
+		if list[0].Samples[0].Jobs.Known || list[0].Total().PeakBusy.Known {
+			t.Error("slots are told of that nobody shares out")
+		}
+		if a, b := list[1].Samples[0], list[1].Samples[1]; a.Jobs != cgroup.Of(1) || a.Busy != cgroup.Of(0) || b.Jobs != cgroup.Of(4) || b.Busy != cgroup.Of(3) {
+			t.Errorf("slots: %+v, %+v", a, b)
+		}
+		if total := list[1].Total(); total.PeakJobs != cgroup.Of(4) || total.PeakBusy != cgroup.Of(3) {
+			t.Errorf("slots in all: %+v", total)
 		}
 	})
 	if _, err := os.Stat(filepath.Join(dir, "0001/1017.usage")); err != nil {

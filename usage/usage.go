@@ -23,6 +23,8 @@ type Sample struct {
 	Step string    `json:"step"` // that ran, or had just ended
 	cgroup.Stat
 	Disk cgroup.Count `json:"disk,omitzero"` // bytes of the workspace, when last measured
+	Jobs cgroup.Count `json:"jobs,omitzero"` // slots that it has: jobs that it may run now
+	Busy cgroup.Count `json:"busy,omitzero"` // jobs that it runs
 }
 
 // Build says whose series it is.
@@ -31,6 +33,9 @@ type Build struct {
 	Attempt int     // from 1 on
 	Memory  int64   // limit in bytes; 0: none is known
 	CPUs    float64 // limit; 0: none is known
+	// Slots tells how many jobs it may run now and how many it runs; nil: nobody
+	// shares out slots.
+	Slots func() (jobs, busy int)
 }
 
 // Attempt is the series of one attempt at a build.
@@ -57,6 +62,8 @@ type Total struct {
 	PeakDisk   cgroup.Count  `json:"peak_disk,omitzero"` // of the samples
 	OOMKills   cgroup.Count  `json:"oom_kills,omitzero"`
 	PidsHits   cgroup.Count  `json:"pids_hits,omitzero"`
+	PeakJobs   cgroup.Count  `json:"peak_jobs,omitzero"` // slots that it had; of the samples
+	PeakBusy   cgroup.Count  `json:"peak_busy,omitzero"` // jobs that it ran; of the samples
 }
 
 // Total sums an attempt up.
@@ -71,6 +78,7 @@ func (a *Attempt) Total() Total {
 		t.Read, t.Written = t.Read.Max(s.Read), t.Written.Max(s.Written)
 		t.PeakProcs = t.PeakProcs.Max(s.PeakProcs).Max(s.Procs)
 		t.PeakDisk = t.PeakDisk.Max(s.Disk)
+		t.PeakJobs, t.PeakBusy = t.PeakJobs.Max(s.Jobs), t.PeakBusy.Max(s.Busy)
 		t.OOMKills, t.PidsHits = t.OOMKills.Max(s.OOMKills), t.PidsHits.Max(s.PidsHits)
 	}
 	return t
