@@ -20,8 +20,10 @@ type step struct {
 	env    []string // besides the build's
 	dir    string   // blank: the build's working directory
 	staged bool     // may write to the staging directory only
-	what   []string // for messages: what each command works on
-	lax    bool     // its failure is a warning
+	// parallel steps are told how many jobs they may have at one time.
+	parallel bool
+	what     []string // for messages: what each command works on
+	lax      bool     // its failure is a warning
 }
 
 // plan lists the steps of the recipe, in Morphux's order. A step for which the
@@ -31,9 +33,9 @@ func (r *run) plan() []step {
 	if r.job.Command != "" {
 		b := r.job.Build
 		return []step{{
-			name: quarry.StepMake, cmds: shell(r.job.Command), dir: SourcePath, staged: true,
-			env: append(r.parallel(), "QUARRY_PACKAGE="+b.Package, "QUARRY_VERSION="+b.Version, "QUARRY_ARCH="+b.Arch,
-				"QUARRY_CHANNEL="+b.Channel, "QUARRY_SOURCE="+SourcePath),
+			name: quarry.StepMake, cmds: shell(r.job.Command), dir: SourcePath, staged: true, parallel: true,
+			env: []string{"QUARRY_PACKAGE=" + b.Package, "QUARRY_VERSION=" + b.Version, "QUARRY_ARCH=" + b.Arch,
+				"QUARRY_CHANNEL=" + b.Channel, "QUARRY_SOURCE=" + SourcePath},
 		}}
 	}
 	var steps []step
@@ -53,16 +55,16 @@ func (r *run) plan() []step {
 		steps = append(steps, s)
 	}
 	if rec.HasConfigure {
-		steps = append(steps, step{name: quarry.StepConfigure, env: r.parallel(),
+		steps = append(steps, step{name: quarry.StepConfigure, parallel: true,
 			cmds: []guest.Command{{Args: slices.Concat([]string{"./configure"}, r.job.crossConfigure(), rec.Configure), Shell: true}}})
 	}
-	steps = append(steps, step{name: quarry.StepMake, cmds: command(rec.Make), env: r.parallel()})
+	steps = append(steps, step{name: quarry.StepMake, cmds: command(rec.Make), parallel: true})
 	switch {
 	case rec.Test.IsZero():
 	case r.job.Cross != nil && !r.job.Cross.Runs:
 		r.log.farm("test: left out: programs for %s do not run on this machine (quarry doctor says what it takes)", r.job.Build.Arch)
 	default:
-		steps = append(steps, step{name: quarry.StepTest, cmds: command(rec.Test), env: append(r.parallel(), r.job.emulation()...), lax: rec.Ext.TestsMayFail})
+		steps = append(steps, step{name: quarry.StepTest, cmds: command(rec.Test), env: r.job.emulation(), parallel: true, lax: rec.Ext.TestsMayFail})
 	}
 	// Make gets DESTDIR on its command line, where it overrides the Makefile's
 	// own: ncurses, readline, less, bash and screen ignore the environment's.
@@ -106,19 +108,6 @@ func command(c recipe.Command, args ...string) []guest.Command {
 		argv = append(argv, c.Target)
 	}
 	return []guest.Command{{Args: append(argv, args...)}}
-}
-
-// parallel tells make how many jobs to run at one time. A jobserver's address
-// would go here too.
-func (r *run) parallel() []string {
-	n := max(r.job.Jobs, 1)
-	if wish := r.job.Recipe.Ext.Jobs; wish > 0 {
-		n = min(n, wish)
-	}
-	if n == 1 {
-		return nil
-	}
-	return []string{fmt.Sprintf("MAKEFLAGS=-j%d", n)}
 }
 
 const plainPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -39,7 +39,8 @@ type Job struct {
 	Deps   []Dep         // installed into the workspace in this order, before anything else
 	Layers *layers.Cache // has dependencies unpacked; nil: they are unpacked into the workspace
 	Limits Limits
-	Jobs   int // of make at one time; 0: one
+	Jobs   int   // of make at one time; 0: one
+	Slots  Slots // how many that are just now; nil: Jobs, for the whole build
 
 	// Cross has the build made in a workspace of another arch; nil: of its own.
 	// Of the dependencies those with an arch run in the workspace, the others are
@@ -97,6 +98,8 @@ type run struct {
 	before  images.Usage // when the step at hand began
 	at      step         // the last that began
 	ran     int          // which of its commands was the last to run
+	over    over         // what was seen of its jobs from outside
+	forced  bool         // it is known not to keep to its jobs
 }
 
 // Run makes a build in a fresh workspace, whose guest it takes over. The
@@ -125,8 +128,15 @@ func Run(ctx context.Context, ws *images.Workspace, job Job) (*Result, error) {
 	}
 	defer session.close()
 	r.guest = session
+	if err := r.openSlots(); err != nil {
+		session.kill()
+		return nil, err
+	}
 
 	err = r.all(ctx)
+	if job.Slots != nil {
+		job.Slots.Step(false)
+	}
 	if e := r.log.err; err == nil && e != nil {
 		err = fmt.Errorf("the build's log cannot be written: %w", e)
 	}

@@ -42,7 +42,12 @@ type Scene struct {
 
 // scene is where the build has come to.
 func (r *run) scene() *Scene {
-	sc := &Scene{Step: r.at.name, Dir: r.at.dir, env: r.environment(r.at.env), compat: r.ws.Emulation == "compat", guest: r.guest}
+	extra := r.at.env
+	if n := r.parallel(); r.at.parallel && n > 1 {
+		// What it shared them with is gone with the build.
+		extra = append([]string{fixedJobs(n)}, extra...)
+	}
+	sc := &Scene{Step: r.at.name, Dir: r.at.dir, env: r.environment(extra), compat: r.ws.Emulation == "compat", guest: r.guest}
 	for _, dir := range []string{r.dir, SourcePath} {
 		if sc.Dir == "" {
 			sc.Dir = dir

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,11 +29,22 @@ func (r *run) step(ctx context.Context, s step) error {
 	}
 	wall, total := r.wall(s.name)
 	began := time.Now()
+	shared, told := r.sharing(s)
+	extra := slices.Concat(told, s.env)
+	if r.job.Slots != nil {
+		r.job.Slots.Step(s.parallel)
+		extra = slices.Concat(r.job.Slots.Env(), extra)
+	}
 	out := &output{left: r.logLeft}
+	var printed forcedWatch
+	if shared != nil {
+		printed.w = r.log
+		out.to = &printed
+	}
 	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpRun, Run: &guest.Run{
-		Commands: s.cmds, Dir: dir, Env: r.environment(s.env),
+		Commands: s.cmds, Dir: dir, Env: r.environment(extra),
 		Wall: wall, Silence: r.limits.Silence, Log: r.logLeft,
-		Compat: r.ws.Emulation == "compat",
+		Compat: r.ws.Emulation == "compat", Jobserver: shared,
 	}}, nil, wall+r.patience(), out)
 	took := time.Since(began)
 	r.logLeft = out.left
@@ -40,6 +52,7 @@ func (r *run) step(ctx context.Context, s step) error {
 		r.result.Steps = append(r.result.Steps, quarry.Step{Name: s.name, Status: 137, Wall: took})
 		return r.lost(ctx, s.name, err)
 	}
+	r.obeys(s, reply.Jobserver, &printed)
 	r.ran = reply.Command
 	if reply.Error != "" {
 		return r.unable(s.name, reply.Error)

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/Morphux/quarry/jobserver"
 )
 
 // Version is the version of the protocol between runner and guest. Both ends
 // come out of one binary; the check catches a base that carries another.
-const Version = 2
+const Version = 3
 
 // Kind is the kind of a frame.
 type Kind byte
@@ -112,6 +114,9 @@ type Run struct {
 	Silence  time.Duration `json:"silence"`          // and may be silent this long; 0: any time
 	Log      int64         `json:"log"`              // bytes it may print
 	Compat   bool          `json:"compat,omitempty"` // run under personality(PER_LINUX32): uname says i686 on x86_64
+
+	// Jobserver is what the commands share for what they do in parallel; nil: there is none.
+	Jobserver *Jobserver `json:"jobserver,omitempty"`
 }
 
 // Shell is a command that a person runs once the steps are over.
@@ -171,6 +176,8 @@ type Reply struct {
 	Output  int64         `json:"output,omitempty"` // bytes printed, those over the limit not counted
 	Left    []string      `json:"left,omitempty"`   // names of processes left behind and killed, a few of them
 	NLeft   int           `json:"nleft,omitempty"`  // how many there were
+
+	Jobserver string `json:"jobserver,omitempty"` // the form in which the commands were told of theirs; "": they were not
 }
 
 // ErrFrame wraps every complaint about what the other end sent.
@@ -321,6 +328,11 @@ func DecodeReply(data []byte) (Reply, error) {
 	case "", KilledTime, KilledSilence, KilledLog, KilledCancel:
 	default:
 		return Reply{}, fmt.Errorf("%w: killed is %.40q", ErrFrame, r.Killed)
+	}
+	switch r.Jobserver {
+	case "", jobserver.FIFO, jobserver.Descriptor, jobserver.None:
+	default:
+		return Reply{}, fmt.Errorf("%w: jobserver is %.40q", ErrFrame, r.Jobserver)
 	}
 	if len(r.Left) > maxLeft {
 		r.Left = r.Left[:maxLeft]

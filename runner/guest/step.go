@@ -36,6 +36,7 @@ type step struct {
 	// main is the process of the command that runs, 0 when it has ended.
 	main   int
 	pidfd  int // of main, or -1 where the kernel has none
+	tokens int // the jobserver for commands that get it as a descriptor; -1: none do
 	status unix.WaitStatus
 
 	began time.Time
@@ -49,8 +50,9 @@ func (g *guest) run(run *Run) (Reply, error) {
 		calm()
 		g.calmed = true
 	}
-	s := &step{g: g, run: run, pipe: -1, pidfd: -1, began: time.Now()}
+	s := &step{g: g, run: run, pipe: -1, pidfd: -1, tokens: -1, began: time.Now()}
 	s.heard = s.began
+	s.join()
 	before := childTimes()
 	err := s.commands()
 	s.closeAll()
@@ -143,6 +145,9 @@ func (s *step) fork(path string, args []string, output int) error {
 		Env:   s.run.Env,
 		Files: []uintptr{uintptr(s.g.null), uintptr(output), uintptr(output)},
 		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &s.pidfd},
+	}
+	if s.tokens >= 0 {
+		attr.Files = append(attr.Files, uintptr(s.tokens)) // as descriptor jobserver.FD
 	}
 	pid, err := s.g.spawn(path, args, attr, s.run.Compat, 100)
 	if err == nil {
@@ -397,6 +402,10 @@ func (s *step) closeAll() {
 	if s.pidfd >= 0 {
 		unix.Close(s.pidfd)
 		s.pidfd = -1
+	}
+	if s.tokens >= 0 {
+		unix.Close(s.tokens)
+		s.tokens = -1
 	}
 }
 
