@@ -17,6 +17,7 @@ type curve struct {
 	Peak  string
 	Line  string // points of a polyline
 	Area  string // the same, closed below
+	Limit string // points of a polyline: what there might have been; "" for none
 	Marks []mark // where steps begin
 }
 
@@ -36,7 +37,8 @@ const (
 // Label is the drawing in words.
 func (c curve) Label() string { return c.Name + ": " + c.Now + ", at most " + c.Peak }
 
-// curves draws processors and memory over an attempt. live says that it goes on.
+// curves draws processors, memory and jobs over an attempt. live says that it
+// goes on.
 func curves(a *usage.Attempt, live bool) []curve {
 	if a == nil || len(a.Samples) < 2 {
 		return nil
@@ -44,8 +46,10 @@ func curves(a *usage.Attempt, live bool) []curve {
 	total := a.Total()
 	cpu := curve{Name: "CPU"}
 	memory := curve{Name: "Memory"}
+	jobs := curve{Name: "Jobs"}
 	rates := make([]float64, len(a.Samples))
 	used := make([]float64, len(a.Samples))
+	busy, granted := make([]float64, len(a.Samples)), make([]float64, len(a.Samples))
 	at := make([]time.Duration, len(a.Samples))
 	var most float64
 	var last cgroup.Count
@@ -53,6 +57,7 @@ func curves(a *usage.Attempt, live bool) []curve {
 		s := &a.Samples[i]
 		at[i] = s.At.Sub(a.Began)
 		used[i] = float64(s.Memory.N)
+		busy[i], granted[i] = float64(s.Busy.N), float64(s.Jobs.N)
 		if i > 0 {
 			// Samples at the ends of steps come close upon others: of less than a
 			// second rates say little.
@@ -69,7 +74,7 @@ func curves(a *usage.Attempt, live bool) []curve {
 		most = max(most, rates[i])
 		if i > 0 && s.Step != a.Samples[i-1].Step {
 			m := mark{X: position(at[i-1], total.Wall), Step: s.Step}
-			cpu.Marks, memory.Marks = append(cpu.Marks, m), append(memory.Marks, m)
+			cpu.Marks, memory.Marks, jobs.Marks = append(cpu.Marks, m), append(memory.Marks, m), append(jobs.Marks, m)
 		}
 	}
 	mean := 0.0
@@ -104,11 +109,25 @@ func curves(a *usage.Attempt, live bool) []curve {
 		memory.Now = memory.Peak
 	}
 	list := []curve{}
+	of := func(busy, jobs cgroup.Count) string {
+		return strconv.FormatInt(busy.N, 10) + " of " + strconv.FormatInt(jobs.N, 10)
+	}
+	top = float64(max(total.PeakJobs.N, total.PeakBusy.N, 1))
+	jobs.Line, jobs.Area = draw(at, busy, total.Wall, top)
+	jobs.Limit, _ = draw(at, granted, total.Wall, top)
+	jobs.Peak = of(total.PeakBusy, total.PeakJobs)
+	jobs.Now = of(a.Samples[len(a.Samples)-1].Busy, a.Samples[len(a.Samples)-1].Jobs)
+	if !live {
+		jobs.Now = jobs.Peak
+	}
 	if total.User.Known {
 		list = append(list, cpu)
 	}
 	if total.PeakMemory.Known {
 		list = append(list, memory)
+	}
+	if total.PeakJobs.N > 1 || total.PeakBusy.N > 1 { // of one job there is nothing to draw
+		list = append(list, jobs)
 	}
 	return list
 }

@@ -8,6 +8,27 @@ import (
 	"github.com/Morphux/quarry/usage"
 )
 
+// Jobs are drawn where there may be more than one.
+func TestCurvesOfJobs(t *testing.T) {
+	began := time.Now()
+	a := &usage.Attempt{Began: began, CPUs: 2}
+	for i, n := range []int64{1, 4, 2} {
+		var s usage.Sample
+		s.At, s.Jobs, s.Busy = began.Add(time.Duration(i)*time.Minute), cgroup.Of(4), cgroup.Of(n)
+		a.Samples = append(a.Samples, s)
+	}
+	list := curves(a, true)
+	if len(list) != 1 || list[0].Label() != "Jobs: 2 of 4, at most 4 of 4" || list[0].Limit != "0.0,2.0 150.0,2.0 300.0,2.0" {
+		t.Errorf("%+v", list)
+	}
+	for i := range a.Samples {
+		a.Samples[i].Jobs, a.Samples[i].Busy = cgroup.Of(1), cgroup.Of(1)
+	}
+	if list := curves(a, true); len(list) != 0 {
+		t.Errorf("one job is drawn: %+v", list)
+	}
+}
+
 // Of an attempt that was over at once no share of the processors can be told: what
 // it used goes back to before its first step.
 func TestCurvesOfAnInstant(t *testing.T) {

@@ -147,7 +147,7 @@ func TestPackagePage(t *testing.T) {
 func TestRecordPage(t *testing.T) {
 	s := smallShelf(t)
 	s.says("/packages/zlib/1.3.1/x86_64", "succeeded", "Alice Liddell", "alice@morphux.org", strings.Repeat("46", 32), "libc.so.6", "base", "nowhere", "/usr/bin/zlib", "-rwxr-xr-x", "-rwsr-xr-x",
-		"needs libz.so.1 libc.so.6", "PIE, NX, RELRO full", "soname libzlib.so.1", "configure", "by the farm", "125.0 MiB", "native", "Linux 6.1.0", "to libzlib.so.1")
+		"needs libz.so.1 libc.so.6", "PIE, NX, RELRO full", "soname libzlib.so.1", "configure", "by the farm", "125.0 MiB", "4 at most, 3.2 in the mean where there were more than one", "0.87 of a processor for each slot", "make was called with -j8", "native", "Linux 6.1.0", "to libzlib.so.1")
 	s.says("/packages/zlib/1.3.1/riscv64", "failed", "/usr/bin/ld: cannot find -lfoo", "linker", "Line 1", "compilation terminated.", "quarry build --arch riscv64 zlib", "add the package", "older build that succeeded")
 	if _, body := s.get("/packages/zlib/1.3.1/riscv64"); !strings.Contains(body, "<mark>/usr/bin/ld: cannot find -lfoo</mark>\n") || strings.Count(body, "<mark>") != 1 {
 		t.Errorf("the line that tells does not stand out:\n%s", body)

@@ -153,8 +153,9 @@ func (s *shelf) outcome(pkg, version, arch string) *quarry.Outcome {
 			Package: pkg, Version: version, Channel: "testing", Commit: commit, Time: start.Add(-time.Hour), Pushed: start.Add(-time.Minute), Packager: shelfPackager,
 		}},
 		Status: quarry.Succeeded, Started: start, Ended: start.Add(time.Duration(20+r.IntN(100)) * time.Second),
-		Info:     quarry.Info{Description: "Some package of the shelf", Category: "libs"},
-		Usage:    quarry.Usage{PeakMemory: 131072000, PeakAnon: 104857600, User: 41 * time.Second, Sys: 2500 * time.Millisecond, Read: 4096, Written: 8192000, PeakProcs: 17, PeakDisk: 20000000, SourceSize: 1500000},
+		Info: quarry.Info{Description: "Some package of the shelf", Category: "libs"},
+		Usage: quarry.Usage{PeakMemory: 131072000, PeakAnon: 104857600, User: 41 * time.Second, Sys: 2500 * time.Millisecond, Read: 4096, Written: 8192000, PeakProcs: 17, PeakDisk: 20000000, SourceSize: 1500000,
+			SlotTime: 50 * time.Second, PeakJobs: 4, Width: 3.25, Forced: "make was called with -j8"},
 		Artifact: &quarry.Artifact{SHA256: strings.Repeat("45", 32), Size: 250000 + r.Int64N(100000)},
 		Facts: &quarry.Facts{Size: 700000 + r.Int64N(400000), DiskSize: 1200000, SizeBefore: 460000000, ABI: strings.Repeat("ab", 32), Files: []quarry.File{
 			{Path: "/usr/bin/" + pkg, Kind: quarry.KindRegular, Class: quarry.ClassBinary, Mode: 0o755, Size: 86016, SHA256: strings.Repeat("cd", 32),

@@ -126,7 +126,7 @@ func (w *world) attempt(ctx context.Context, b quarry.Build, _ []quarry.DepUsed,
 	defer log.Close()
 	began := time.Now()
 	var cpu int64
-	rec := w.usage.Begin(usage.Build{Number: b.Number, Attempt: b.Attempt, Memory: 2 << 30, CPUs: 2}, quarry.StepPrepare, 200*time.Millisecond,
+	rec := w.usage.Begin(usage.Build{Number: b.Number, Attempt: b.Attempt, Memory: 2 << 30, CPUs: 2, Slots: func() (int, int) { return 4, 3 }}, quarry.StepPrepare, 200*time.Millisecond,
 		func() (cgroup.Stat, cgroup.Count) {
 			cpu += 150_000
 			mem := 100<<20 + cpu*100
