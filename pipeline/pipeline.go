@@ -19,6 +19,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/extract"
 	"github.com/Morphux/quarry/images"
+	"github.com/Morphux/quarry/jobs"
 	"github.com/Morphux/quarry/layers"
 	"github.com/Morphux/quarry/recipe"
 	"github.com/Morphux/quarry/runner"
@@ -32,7 +33,7 @@ type Settings struct {
 	Version  string // of Quarry
 	Binary   string // SHA-256 of its binary, hex; for records
 	HostArch string // this machine's arch
-	Jobs     int    // make -j
+	Jobs     int    // make -j, where nobody shares slots out
 	Command  string // builder in the image to call instead of the built-in steps
 	Limits   images.Limits
 	Step     time.Duration // wall time of one step
@@ -63,6 +64,9 @@ type Input struct {
 	Name string
 	// Into gets the artifact; nil: the store where the dependencies are.
 	Into *extract.Artifacts
+	// Weight is its part of the machine's slots where several want them; 0: 1. Width
+	// is how many it could use last time, on average; 0: nobody knows.
+	Weight, Width float64
 }
 
 // Pipeline is where builds are made. It may be used by several goroutines.
@@ -76,6 +80,8 @@ type Pipeline struct {
 	Layers *layers.Cache
 	// Usage keeps what builds use while they run; nil: only totals are kept.
 	Usage *usage.Store
+	// Jobs shares the machine's slots among builds; nil: each has Settings.Jobs.
+	Jobs *jobs.Governor
 	// Keep is offered the workspace of a failed build, and takes it over when it
 	// says so; nil: all are closed.
 	Keep func(ws *images.Workspace, scene *runner.Scene, o *quarry.Outcome) bool
@@ -99,6 +105,12 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		out.Deps = append(out.Deps, d.DepUsed)
 	}
 
+	slots, err := p.begin(ctx, &in, log)
+	if err != nil {
+		return nil, err
+	}
+	defer slots.end() // when the workspace is closed, so that nothing of it runs
+	out.Started = time.Now()
 	in.OnStep(quarry.StepPrepare)
 	lim := p.limits(in.Recipe)
 	ws, err := p.Images.Workspace(ctx, images.Spec{
@@ -125,7 +137,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		}
 	}()
 	if p.Usage != nil {
-		rec := p.Usage.Begin(usage.Build{Number: in.Build.Number, Attempt: in.Build.Attempt, Memory: ws.Limits.Memory, CPUs: ws.Limits.CPUs},
+		rec := p.Usage.Begin(usage.Build{Number: in.Build.Number, Attempt: in.Build.Attempt, Memory: ws.Limits.Memory, CPUs: ws.Limits.CPUs, Slots: slots.look()},
 			quarry.StepPrepare, p.Settings.Monitor, ws.Sample)
 		defer func() {
 			rec.End()
@@ -145,6 +157,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 	fmt.Fprintf(log, "==> quarry: build %d, attempt %d: %s at %.12s in instance %.19s (%s)\n", in.Build.Number,
 		in.Build.Attempt, in.Build.Target(), in.Build.Commit, ws.Instance.Digest, how)
 	job := p.job(in, log)
+	slots.give(&job)
 	out.Host.Jobs = job.Jobs
 	triplet := ""
 	if job.Cross != nil {
@@ -196,6 +209,7 @@ func (p *Pipeline) Run(ctx context.Context, in Input) (*quarry.Outcome, error) {
 		}
 	}
 	out.Ended = time.Now()
+	slots.fill(out)
 	out.Status = quarry.Succeeded
 	if out.Failure != nil {
 		out.Status = quarry.Failed

@@ -41,11 +41,12 @@ func (o *owner) priority(it *item) sched.Priority {
 const backlog = 24 * time.Hour
 
 // bulk reports whether nobody has asked for a build in person.
-func (it *item) bulk() bool {
-	if it.urgent {
-		return false
-	}
-	return isAutomatic(&it.Build) || it.Nonce == "" && !it.Pushed.IsZero() && it.Created.Sub(it.Pushed) > backlog
+func (it *item) bulk() bool { return !it.urgent && Bulk(it.Build) }
+
+// Bulk reports whether a build is work in bulk: a mass rebuild, one for a changed
+// dependency, or for what was pushed long before.
+func Bulk(b quarry.Build) bool {
+	return isAutomatic(&b) || b.Nonce == "" && !b.Pushed.IsZero() && b.Created.Sub(b.Pushed) > backlog
 }
 
 // background reports whether a build yields to others: one that nobody has asked

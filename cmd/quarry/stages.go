@@ -337,7 +337,7 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 		fmt.Fprintf(log, "==> quarry: built without %s, as that needs %s in turn; it is built again when that is there\n", strings.Join(b.Without, ", "), b.Package)
 	}
 	out, err = f.pipeline.Run(ctx, pipeline.Input{
-		Build: b, Recipe: recipe, Source: source, Deps: deps, Log: log, OnStep: onStep, Reproduce: reproduce,
+		Build: b, Recipe: recipe, Source: source, Deps: deps, Log: log, OnStep: onStep, Reproduce: reproduce, Weight: weight(b),
 	})
 	if err != nil {
 		return nil, f.classify(err)
@@ -355,6 +355,21 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 		fmt.Fprintf(log, "==> quarry: succeeded: %d files, artifact %s\n", len(out.Facts.Files), out.Artifact.SHA256)
 	}
 	return out, nil
+}
+
+// Parts of the machine's slots, where several builds want them; everybody else's
+// is 1.
+const (
+	bulkWeight = 0.25 // work in bulk
+	idleWeight = 0.1  // what is done when there is nothing else to build
+)
+
+// weight is a build's part of the machine's slots.
+func weight(b quarry.Build) float64 {
+	if queue.Bulk(b) {
+		return bulkWeight
+	}
+	return 1
 }
 
 // What a record may take, in bytes: less than the results repository takes, so

@@ -146,7 +146,7 @@ func (v *verifier) Verify(ctx context.Context, t quarry.Target, o control.Verify
 		return nil, err
 	}
 	defer os.RemoveAll(scratch)
-	in.input.Name, in.input.Into, in.input.Log = fmt.Sprintf("verify-%d", n), store, o.Log
+	in.input.Name, in.input.Into, in.input.Log, in.input.Weight = fmt.Sprintf("verify-%d", n), store, o.Log, idleWeight
 	if o.Log == nil {
 		in.input.Log = io.Discard
 	}
