@@ -7,13 +7,18 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// MaxJobs is the most that a pool may be set to: as many tokens lie in any
-// FIFO, even one that its users have made as small as the kernel lets them.
+// MaxJobs is the most that a pool may be set to. The kernel writes as many tokens
+// at once (PIPE_BUF), and they fill a sixteenth of a FIFO.
 const MaxJobs = 4096
+
+// mostBytes is more than a FIFO can be made to hold by anybody but the host's
+// root.
+const mostBytes = 2 << 20
 
 // Options are what a pool is made with.
 type Options struct {
@@ -36,8 +41,11 @@ type Pool struct {
 	owing    bool
 	repaired int
 	extra    int
-	suspect  int // tokens that were lost by every look since looks began
+	suspect  int // tokens that every look since looks began found lost
 	looks    int
+	since    time.Time // when they began
+
+	patience time.Duration
 }
 
 // State is what a pool has at one moment.
@@ -56,7 +64,7 @@ func New(o Options) (*Pool, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Pool{path: filepath.Join(o.Dir, o.Name), log: o.Log, changed: make(chan struct{}, 1), fd: -1, want: 1}
+	p := &Pool{path: filepath.Join(o.Dir, o.Name), log: o.Log, changed: make(chan struct{}, 1), fd: -1, want: 1, patience: patience}
 	if o.Name == "" || o.Name != filepath.Base(o.Name) || o.Name == "." || o.Name == ".." {
 		return nil, fmt.Errorf("jobserver %q: its name is to be that of a file in %s", o.Name, o.Dir)
 	}
@@ -139,7 +147,7 @@ func (p *Pool) Reset() {
 		return
 	}
 	down := p.issued > p.want-1
-	p.take(1 << 30)
+	p.take(mostBytes)
 	p.issued, p.suspect, p.looks = 0, 0, 0
 	p.balance()
 	if down {
@@ -147,13 +155,16 @@ func (p *Pool) Reset() {
 	}
 }
 
-// patience is how many looks in a row must find a token lost: one that was just
-// taken belongs to a job that is only about to begin.
-const patience = 5
+// A token counts as lost when so many looks in a row, over so long a time, have
+// found it so: one that was just taken belongs to a job that is about to begin.
+const (
+	looks    = 5
+	patience = 2 * time.Second
+)
 
 // Leaked tells the pool that no more than busy jobs can be alive, as somebody
-// has just seen who now and then looks. Tokens for more than that were held by
-// processes that are gone. What every one of several looks finds lost is
+// has just seen who looks some times a second. Tokens for more than that were
+// held by processes that are gone. What every look of some time finds lost is
 // written again.
 func (p *Pool) Leaked(busy int) {
 	p.mu.Lock()
@@ -168,10 +179,11 @@ func (p *Pool) Leaked(busy int) {
 		p.suspect, p.looks = 0, 0
 		return
 	}
-	if p.looks == 0 || lost < p.suspect {
-		p.suspect = lost
+	if p.looks == 0 {
+		p.suspect, p.since = lost, time.Now()
 	}
-	if p.looks++; p.looks < patience {
+	p.suspect = min(p.suspect, lost)
+	if p.looks++; p.looks < looks || time.Since(p.since) < p.patience {
 		return
 	}
 	lost, p.suspect, p.looks = p.suspect, 0, 0
@@ -299,15 +311,18 @@ func (p *Pool) put(n int) int {
 		buf[i] = '+' // make's own
 	}
 	done := 0
-	for done < n {
+	for grown := false; done < n; {
 		wrote, err := unix.Write(p.fd, buf[:n-done])
-		if err == unix.EINTR {
-			continue
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN && !grown: // somebody has made it smaller
+			_, _ = unix.FcntlInt(uintptr(p.fd), unix.F_SETPIPE_SZ, 64<<10)
+			grown = true
+		case err != nil || wrote <= 0:
+			return done // what is there is not ours: the next look takes it out
+		default:
+			done += wrote
 		}
-		if err != nil || wrote <= 0 {
-			break // it is full, of tokens that are not ours: the next look takes them out
-		}
-		done += wrote
 	}
 	return done
 }

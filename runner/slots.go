@@ -31,7 +31,7 @@ func (r *run) openSlots() error {
 			t, err := r.ws.Tasks()
 			return jobs.Tasks(t), err
 		},
-		Over: r.over.set,
+		CPU: r.ws.SetCPU, Over: r.over.set,
 	})
 	if err != nil {
 		return fmt.Errorf("workspace %s gets no slots: %w", r.ws.Name, err)
