@@ -95,6 +95,8 @@ func (c *client) admit(said string) bool {
 	}
 	l.strangers.Remove(c.more.stranger)
 	if control {
+		// People and programs read to the end.
+		_ = syscall.SetsockoptLinger(int(c.fd), syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{})
 		c.more.control, c.more.stranger = true, nil
 		return true
 	}

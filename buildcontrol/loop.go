@@ -193,6 +193,9 @@ func descriptor(conn net.Conn) (fd int, err error) {
 
 // take makes a client of a connection.
 func (l *loop) take(fd int) {
+	// The patched make and ninja know the end by poll's POLLHUP, and turn in circles
+	// at an end of file: over TCP only a reset gives the one without the other.
+	_ = syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
 	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -56,7 +56,8 @@ type Options struct {
 type Server struct {
 	opts    Options
 	log     *slog.Logger
-	control string // the hash of token 0
+	control string        // the hash of token 0
+	quiet   time.Duration // after trouble was logged, until it is again
 
 	mu       sync.Mutex // guards the following, and all of tokens, loops and clients
 	tokens   []*Token   // by number; there is none at 0
@@ -104,7 +105,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opts: o, log: o.Log, tokens: []*Token{nil}, loops: map[*loop]bool{}, complain: map[string]*complaint{}}
+	s := &Server{opts: o, log: o.Log, quiet: time.Minute, tokens: []*Token{nil}, loops: map[*loop]bool{}, complain: map[string]*complaint{}}
 	if o.Control {
 		s.control = newHash()
 	}
@@ -299,8 +300,8 @@ type complaint struct {
 	unsaid int
 }
 
-// warn logs trouble of a kind once, and then at most once a minute, however
-// often clients make it. s.mu is held.
+// warn logs trouble of a kind once, and then at most once a minute, however often
+// clients make it. s.mu is held.
 func (s *Server) warn(what string, args ...any) {
 	c := s.complain[what]
 	if c == nil {
@@ -308,7 +309,7 @@ func (s *Server) warn(what string, args ...any) {
 		s.complain[what] = c
 	}
 	now := time.Now()
-	if !c.last.IsZero() && now.Sub(c.last) < time.Minute {
+	if !c.last.IsZero() && now.Sub(c.last) < s.quiet {
 		c.unsaid++
 		return
 	}
