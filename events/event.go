@@ -40,6 +40,7 @@ const (
 	MassEnded      = "mass.ended"      // ID; By who called it off
 	Paused         = "pause"           // nothing is begun, for Reason; Channel and Arch where it is one environment; By where it is a person's
 	Resumed        = "resume"          // the end of a pause; all else as at its beginning
+	JobsLimited    = "jobs.limit"      // builds may take Slots of the machine's slots together, for Reason; By where somebody has set it
 	Shell          = "shell"           // By opened a shell, or ran a command, where the build failed that ID numbers
 	Trouble        = "trouble"         // of the farm: a damaged base, an instance that cannot be updated; Reason
 	FarmStarted    = "farm.started"
@@ -68,6 +69,7 @@ type Event struct {
 	ID      string `json:"id,omitempty"`     // of a submission or a mass rebuild; of a shell, its build's number
 	Commit  string `json:"commit,omitempty"` // pushed, or made in the results
 	Reason  string `json:"reason,omitempty"`
+	Slots   int    `json:"slots,omitempty"` // that builds may take
 	First   int64  `json:"first,omitempty"` // of a gap: the first event kept
 
 	// Build is the build as it stood then, without what its recipe says of archs

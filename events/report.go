@@ -28,6 +28,14 @@ type Reporter struct {
 	pauses map[place]Pause
 	mass   map[string]bool // by ID: whether it is over
 	groups map[string]Event
+	limit  limited
+}
+
+// limited is what was last said of how many slots builds may take; the zero value is
+// all that there are.
+type limited struct {
+	slots       int
+	by, because string
 }
 
 // stand is what was last said of a build.
@@ -94,6 +102,8 @@ func (r *Reporter) read(e *Event) {
 		r.pauses[e.place()] = Pause{Reason: e.Reason}
 	case Resumed:
 		delete(r.pauses, e.place())
+	case JobsLimited:
+		r.limit = limited{e.Slots, e.By, e.Reason}
 	case MassBegun:
 		r.mass[e.ID] = false
 	case MassEnded:
@@ -357,6 +367,28 @@ func (r *Reporter) OpenGroups() (list []Event) {
 	}
 	slices.SortFunc(list, func(a, b Event) int { return cmp.Compare(a.N, b.N) })
 	return list
+}
+
+// Limit says how many of a machine's slots builds may take together, and why, if
+// that is not what was said last. by is who has set it, if anybody has. Where they
+// may take all and nobody has set it, that is no news but as the end of something
+// else.
+func (r *Reporter) Limit(slots, total int, by, because string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	is := limited{slots, by, because}
+	if slots >= total && by == "" {
+		is = limited{}
+	}
+	if is == r.limit {
+		return
+	}
+	r.limit = is
+	text := fmt.Sprintf("builds may take %d of %s: %s", slots, human.Count(total, "slot"), because)
+	if is == (limited{}) {
+		text = "builds may take all " + human.Count(total, "slot") + " again"
+	}
+	r.append(Event{Kind: JobsLimited, By: by, Slots: is.slots, Reason: is.because, Text: text})
 }
 
 // Trouble says that something of the farm is not well, e.g. an instance that

@@ -158,3 +158,32 @@ func TestReporter(t *testing.T) {
 	flush(t, l)
 	want(t, told(t, l, l.Last()-2), "farm.stopped: quarry is stopped", "farm.started: quarry 1.0 has started")
 }
+
+// TestLimit: what builds may take is said when it changes, and over restarts once.
+func TestLimit(t *testing.T) {
+	dir := t.TempDir()
+	l, r := report(t, dir)
+	r.Limit(8, 8, "", "all slots") // as ever
+	r.Limit(2, 8, "", `schedule "09:00-18:00 2"`)
+	r.Limit(2, 8, "", `schedule "09:00-18:00 2"`)
+	r.Limit(8, 8, "alice", "by hand: alice")
+	want(t, told(t, l, 1), `jobs.limit: builds may take 2 of 8 slots: schedule "09:00-18:00 2"`, "jobs.limit: builds may take 8 of 8 slots: by hand: alice")
+	if err := r.Stopped(); err != nil {
+		t.Fatal(err)
+	}
+	l, r = report(t, dir)
+	flush(t, l)
+	since := l.Last()
+	r.Limit(8, 8, "alice", "by hand: alice") // still
+	r.Limit(8, 8, "", "all slots")
+	r.Limit(8, 8, "", "all slots")
+	want(t, told(t, l, since), "jobs.limit: builds may take all 8 slots again")
+	if err := r.Stopped(); err != nil {
+		t.Fatal(err)
+	}
+	l, r = report(t, dir)
+	flush(t, l)
+	since = l.Last()
+	r.Limit(8, 8, "", "all slots")
+	want(t, told(t, l, since))
+}
