@@ -235,9 +235,16 @@ func (se *session) runGit(id quarry.Identity, g gitCommand, path string) (int, e
 
 	var last activity
 	last.now()
+	said := make(chan struct{}) // closed when the client has said all it has to say
 	go func() {
-		io.CopyBuffer(struct{ io.Writer }{stdin}, struct{ io.Reader }{&watched{se.ch, &last}}, make([]byte, 64<<10))
+		defer close(said)
+		in := struct{ io.Reader }{&watched{se.ch, &last}}
+		buf := make([]byte, 64<<10)
+		_, err := io.CopyBuffer(struct{ io.Writer }{stdin}, in, buf)
 		stdin.Close()
+		if err != nil { // git has ended, and the client does not know yet
+			io.CopyBuffer(struct{ io.Writer }{io.Discard}, in, buf)
+		}
 	}()
 	var out sync.WaitGroup
 	out.Go(func() { carry(se.ch, stdout, &last) })
@@ -255,6 +262,9 @@ func (se *session) runGit(id quarry.Identity, g gitCommand, path string) (int, e
 	if stalled {
 		return exitError, errStalled
 	}
+	if push {
+		se.hearOut(said)
+	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		if code := exit.ExitCode(); code > 0 {
@@ -266,6 +276,23 @@ func (se *session) runGit(id quarry.Identity, g gitCommand, path string) (int, e
 		return exitError, fmt.Errorf("git: %w", err)
 	}
 	return 0, nil
+}
+
+// hearOutTime is how long a pusher whose git has ended here may go on talking.
+var hearOutTime = 10 * time.Second
+
+// hearOut waits until the client has said all: who has nothing to push and sends
+// push options, says something after what makes receive-pack end. If the session
+// were over by then, git would die of a broken pipe on the pusher's side.
+func (se *session) hearOut(said <-chan struct{}) {
+	late := time.NewTimer(hearOutTime)
+	defer late.Stop()
+	select {
+	case <-said:
+	case <-se.gone.Done():
+	case <-se.server.verbs.Done():
+	case <-late.C:
+	}
 }
 
 // watchGit ends git when nobody waits for it any more. To close stdin tells git
