@@ -372,8 +372,7 @@ func TestLimits(t *testing.T) {
 
 func TestTokens(t *testing.T) {
 	var asked []string
-	var f *farm
-	f = newFarm(t, Options{Ceiling: 16, Changed: func(t *Token, jobs int) (int, error) {
+	f := newFarm(t, Options{Ceiling: 16, Changed: func(t *Token, jobs int) (int, error) {
 		asked = append(asked, fmt.Sprint(t.Number(), ":", jobs))
 		switch jobs {
 		case 13:
