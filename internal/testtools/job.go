@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-//go:embed job.c
+//go:embed testdata/job.c
 var jobC []byte
 
 var jobOnce = sync.OnceValues(func() ([]byte, error) {
