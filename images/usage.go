@@ -40,6 +40,15 @@ func readCgroup(c podman.Cgroups, pid int) cgroup.Group {
 	return g
 }
 
+// CPUGroups gives the folders of the control groups that count the processor time
+// of all that runs in workspaces of this farm.
+func (s *Store) CPUGroups() []string {
+	if dir := s.cgroups.CPU(s.conn.Farm()); dir != "" {
+		return []string{dir}
+	}
+	return nil
+}
+
 // count sees to it that io is counted, once for each store: a kernel that
 // counts goes on with it.
 func (s *Store) count(g *cgroup.Group) {

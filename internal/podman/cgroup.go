@@ -201,6 +201,19 @@ func (c Cgroups) parent(farm string) string {
 	return "/quarry-" + farm
 }
 
+// CPU is the folder of the control group that counts the processor time of all
+// containers of a farm; "" where there can be none.
+func (c Cgroups) CPU(farm string) string {
+	point := c.V2
+	if c.Mode != CgroupV2 {
+		point = c.V1["cpuacct"]
+	}
+	if point == "" {
+		return ""
+	}
+	return filepath.Join(point, c.parent(farm))
+}
+
 // Sweep removes the empty control groups that a farm left behind. Groups with
 // processes in them stay.
 func (c Cgroups) Sweep(farm string) {
