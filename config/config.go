@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +38,7 @@ type Config struct {
 	Protocol Protocol            `toml:"protocol"`
 	Podman   Podman              `toml:"podman"`
 	Build    Build               `toml:"build"`
+	Jobs     Jobs                `toml:"jobs"`
 	Limits   Limits              `toml:"limits"`
 	Queue    Queue               `toml:"queue"`
 	Logs     Logs                `toml:"logs"`
@@ -81,7 +83,6 @@ type Podman struct {
 type Build struct {
 	Workers  int      `toml:"workers"`  // builds at once; 0: as many as there are cores
 	Memory   Size     `toml:"memory"`   // bytes for all builds together; 0: three quarters of the machine's
-	Jobs     int      `toml:"jobs"`     // make -j of one build; 0: cores shared among the workers
 	Command  string   `toml:"command"`  // builder in the image to call instead of the built-in steps
 	Standard Duration `toml:"standard"` // build time of the standard package: one SBU
 	// WorkersFor says on what each arch is built, as hostarch:targetarch:cost[:iscross];
@@ -206,6 +207,7 @@ func Default() *Config {
 		Protocol:       Protocol{Listen: "127.0.0.1:6694", Connections: 20_000, PerAddress: 256, PerToken: 256},
 		Podman:         Podman{IDBase: 100000},
 		Build:          Build{Standard: Duration(30 * time.Second)},
+		Jobs:           defaultJobs(),
 		Limits: Limits{
 			Memory:    4 << 30,
 			Disk:      20 << 30,
@@ -269,6 +271,9 @@ func Parse(data []byte, name string) (*Config, error) {
 		var strict *toml.StrictMissingError
 		if errors.As(err, &strict) && len(strict.Errors) > 0 {
 			row, _ := strict.Errors[0].Position()
+			if slices.Equal(strict.Errors[0].Key(), toml.Key{"build", "jobs"}) {
+				return nil, fmt.Errorf("%s:%d: key \"build.jobs\" is no more, as builds share the machine's jobs: remove it, or use jobs.max for the most that one build has (doc/jobs.md)", name, row)
+			}
 			return nil, fmt.Errorf("%s:%d: key %q is unknown: remove it or mend its spelling (doc/operating.md lists the keys)",
 				name, row, strings.Join(strict.Errors[0].Key(), "."))
 		}
@@ -329,6 +334,9 @@ func (c *Config) check() error {
 	if err := c.checkWorkers(); err != nil {
 		return err
 	}
+	if err := c.Jobs.check(); err != nil {
+		return bad("%w", err)
+	}
 	if err := c.Shell.check(); err != nil {
 		return bad("%w", err)
 	}
@@ -355,8 +363,8 @@ func (c *Config) check() error {
 		return bad("state is blank: name the folder that Quarry keeps everything in")
 	case c.Channels[c.DefaultChannel] == nil:
 		return bad("default_channel %q is no channel: add [channel.%s] or name one of those that are there", c.DefaultChannel, c.DefaultChannel)
-	case c.Build.Workers < 0 || c.Build.Jobs < 0:
-		return bad("build.workers and build.jobs count builds and jobs: they may not be negative")
+	case c.Build.Workers < 0:
+		return bad("build.workers counts builds: it may not be negative")
 	case c.Build.Standard <= 0:
 		return bad("build.standard is the build time of one SBU: it must be more than 0")
 	case c.Limits.Memory < 64<<20:
@@ -423,15 +431,6 @@ func (c *Config) Warm() int {
 		return c.Workers() + 1
 	}
 	return c.Pool.Max
-}
-
-// Jobs is the make -j of one build: the cores shared among the workers, and
-// never less than one.
-func (c *Config) Jobs() int {
-	if c.Build.Jobs > 0 {
-		return c.Build.Jobs
-	}
-	return max(1, runtime.NumCPU()/c.Workers())
 }
 
 // BuildMemory is how many bytes all builds together may ask for; 0: it is not

@@ -50,6 +50,8 @@ type Share struct {
 	counted  time.Time // until when the following is
 	slotTime time.Duration
 	busyTime time.Duration
+	wide     time.Duration // in which more than one job ran
+	widely   time.Duration // as busyTime, in that time
 	peak     int
 	repaired int
 	shown    [5]int
@@ -204,13 +206,14 @@ func (s *Share) Now() Stat {
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
 	if s.ended {
-		return Stat{}
+		return Stat{SlotTime: s.slotTime}
 	}
+	s.account(s.g.now())
 	seen := s.m.seen
 	if s.bridge != nil {
 		seen = s.bridge.Look()
 	}
-	return Stat{Granted: s.m.grant, Used: max(seen.Used, s.m.fixed)}
+	return Stat{Granted: s.m.grant, Used: max(seen.Used, s.m.fixed), SlotTime: s.slotTime}
 }
 
 // End gives all slots back. Nothing of the build may run any more. It may be
@@ -235,7 +238,10 @@ func (s *Share) End() Summary {
 				end = s.shut
 			}
 		}
-		sum = Summary{SlotTime: s.slotTime, BusyTime: s.busyTime, Peak: s.peak, Forced: s.forced, Repaired: s.repaired}
+		sum = Summary{SlotTime: s.slotTime, BusyTime: s.busyTime, Peak: s.peak, Width: 1, Forced: s.forced, Repaired: s.repaired}
+		if s.wide > 0 {
+			sum.Width = s.widely.Seconds() / s.wide.Seconds()
+		}
 	})
 	if end != nil {
 		end()
@@ -268,6 +274,10 @@ func (s *Share) account(now time.Time) {
 	if d := now.Sub(s.counted); d > 0 {
 		s.slotTime += time.Duration(s.m.grant) * d
 		s.busyTime += time.Duration(used) * d
+		if used > 1 {
+			s.wide += d
+			s.widely += time.Duration(used) * d
+		}
 	}
 	s.counted, s.peak = now, max(s.peak, used)
 }

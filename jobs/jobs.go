@@ -53,20 +53,22 @@ type Build struct {
 	Key     string  // from which its token is made, so that the same build has the same
 	Max     int     // jobs that its recipe allows; 0: any number
 	Weight  float64 // its part where several want slots, e.g. 0.25; 0: 1
-	Width   float64 // slots that it used on average last time; 0: nobody knows
+	Width   float64 // what Summary said last time; 0: nobody knows
 }
 
 // Stat is what a build has at one moment.
 type Stat struct {
-	Granted int // slots that it may have
-	Used    int // of them those that jobs run in
+	Granted  int           // slots that it may have
+	Used     int           // of them those that jobs run in
+	SlotTime time.Duration // slots that it was granted until now, times how long
 }
 
 // Summary is what a build has had.
 type Summary struct {
 	SlotTime time.Duration // slots that it was granted, times how long
 	BusyTime time.Duration // slots that jobs ran in, times how long, as far as was seen
-	Peak     int           // the most that was seen to run at one time
+	Peak     int           // the most jobs that were seen to run at one time
+	Width    float64       // jobs at one time in the mean, while there were more than one; 1 if there never were
 	Forced   string        // what runs a number of jobs of its own, e.g. "make -j8"; "": nothing
 	Repaired int           // tokens that were lost with their holders, and made again
 }

@@ -104,6 +104,11 @@ func clock(s string) (time.Duration, bool) {
 	return d, err1 == nil && err2 == nil && m < 60 && d <= 24*time.Hour
 }
 
+// Always reports whether the rule is in force at any time.
+func (r Rule) Always() bool {
+	return r.Days == [7]bool{true, true, true, true, true, true, true} && (r.From == r.To || r.To-r.From == 24*time.Hour)
+}
+
 // Fits reports whether the rule is in force.
 func (r Rule) Fits(t time.Time) bool {
 	day := t.Weekday()
