@@ -32,7 +32,7 @@ func (s *step) join() {
 			return
 		}
 	}
-	form := makeForm(s.run.Dir, s.run.Env)
+	form := MakeForm("make", s.run.Dir, s.run.Env)
 	if form != jobserver.None {
 		fd, err := openFIFO(j.Path)
 		switch {
@@ -73,11 +73,11 @@ func openFIFO(path string) (int, error) {
 // megabyte.
 const mostMake = 32 << 20
 
-// makeForm finds out which form of jobserver the make of a system takes, by
-// what its program says: it may be for another arch, and running it could do
-// anything.
-func makeForm(dir string, env []string) string {
-	path, err := lookPath("make", dir, env)
+// MakeForm finds out which form of jobserver a make takes, by what its program
+// says: it may be for another arch, and running it could do anything. It is
+// looked for by name where a step in dir with this environment would find it.
+func MakeForm(name, dir string, env []string) string {
+	path, err := lookPath(name, dir, env)
 	if err != nil {
 		return jobserver.FIFO // whatever else there is, it is newer than that form
 	}
