@@ -82,6 +82,10 @@ type Options struct {
 	// than Workers; those that run beyond it go on. See [Queue.Roomed]. It must not
 	// block nor call the queue. nil: as many as Workers.
 	Room func() int
+	// Slots tells how the machine's slots are shared just now, so that Expected knows
+	// how many a build has. It is called often, and must be quick, not block and not
+	// call the queue. nil: builds take what they took.
+	Slots func() Slots
 	// Memory is how many bytes all builds together may take; 0: no bound. One that
 	// asks for much waits until there is so much, see [sched.Gate]. BuildMemory is
 	// the most that one of them can take, whatever it asks for; 0: no bound.

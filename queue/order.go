@@ -148,7 +148,7 @@ func (o *owner) gate(now time.Time) *sched.Gate {
 	var running []sched.Running
 	for n := range o.active {
 		it := o.builds[n]
-		running = append(running, sched.Running{Memory: o.memory(it), Ends: it.Started.Add(o.q.Expected(it.Package, it.Arch))})
+		running = append(running, sched.Running{Memory: o.memory(it), Ends: it.Started.Add(o.q.ExpectedOf(it.Build))})
 	}
 	return sched.NewGate(o.q.opts.Memory, running, now)
 }

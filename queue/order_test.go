@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/sched"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -40,7 +41,7 @@ func newLineup(t *testing.T, takes map[string]time.Duration, change func(*Option
 	opts.Past = func(_ context.Context, observe func(Past)) error {
 		for pkg, d := range takes {
 			for _, arch := range archs2 {
-				observe(Past{Package: pkg, Arch: arch, Took: d})
+				observe(Past{Package: pkg, Arch: arch, Ran: sched.Ran{Took: d}})
 			}
 		}
 		return nil

@@ -513,7 +513,7 @@ func (o *owner) recorded(number int64, out *quarry.Outcome, commit string, err e
 		c.Record = commit
 		o.end(&c, out.Status, verdict(out))
 		if out.Status == quarry.Succeeded {
-			o.q.durations.observe(c.Package, c.Arch, out.Usage.SourceSize, out.Ended.Sub(out.Started))
+			o.q.durations.observe(pastOf(out))
 			o.unranked = true
 			o.landed(&c)
 			o.landDue = o.landDue || c.Stage != ""

@@ -249,10 +249,10 @@ type durations struct {
 	observed int64 // rises with every build that has told
 }
 
-func (d *durations) observe(pkg, arch string, size int64, took time.Duration) {
+func (d *durations) observe(p Past) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.est.Observe(pkg, arch, size, took)
+	d.est.Observe(p.Package, p.Arch, p.Size, p.Ran)
 	d.observed++
 }
 
@@ -260,15 +260,80 @@ func (d *durations) observe(pkg, arch string, size int64, took time.Duration) {
 type Past struct {
 	Package, Arch string
 	Size          int64 // of its sources, in bytes; 0: not known
-	Took          time.Duration
+	sched.Ran
 }
 
-// Expected is how long a build of a package on an arch will take, going by the
-// builds of the past; see [sched.Estimator].
-func (q *Queue) Expected(pkg, arch string) time.Duration {
+// pastOf is what an outcome teaches.
+func pastOf(o *quarry.Outcome) Past {
+	return Past{Package: o.Build.Package, Arch: o.Build.Arch, Size: o.Usage.SourceSize, Ran: sched.Ran{
+		Took: o.Ended.Sub(o.Started), CPU: o.Usage.User + o.Usage.Sys,
+		SlotTime: o.Usage.SlotTime, Width: o.Usage.Width, Jobs: o.Host.Jobs,
+	}}
+}
+
+// Slots is how the slots of this machine are shared just now: the right to run one
+// job each.
+type Slots struct {
+	All  int // that there are for all builds; 0: nobody shares them out
+	Most int // that one build has at most; 0: All
+	// Of is how many of them each build that runs may count on while it has a use for
+	// them.
+	Of map[int64]float64
+}
+
+// Each is how many slots a build may count on where so many run at one time; 0
+// where nobody shares them out.
+func (s Slots) Each(builds int) float64 {
+	if s.All <= 0 {
+		return 0
+	}
+	n := float64(s.All) / float64(max(1, builds))
+	if s.Most > 0 {
+		n = min(n, float64(s.Most))
+	}
+	return max(1, n)
+}
+
+// Slots tells how the machine's slots are shared just now.
+func (q *Queue) Slots() Slots {
+	if q.opts.Slots == nil {
+		return Slots{}
+	}
+	return q.opts.Slots()
+}
+
+// Pace is how long a build of a package on an arch will take, with so many slots,
+// going by the builds of the past; see [sched.Estimator].
+func (q *Queue) Pace(pkg, arch string) sched.Pace {
 	q.durations.mu.Lock()
 	defer q.durations.mu.Unlock()
-	return q.durations.est.Expect(pkg, arch, 0)
+	return q.durations.est.Pace(pkg, arch, 0)
+}
+
+// Expected is how long a build of a package on an arch will take when all workers
+// are at work and the machine's slots are shared among them.
+func (q *Queue) Expected(pkg, arch string) time.Duration {
+	return q.Pace(pkg, arch).At(q.Slots().Each(q.opts.Workers))
+}
+
+// ExpectedOf is how long a build will take, all in all: one that runs with the slots
+// that it may count on just now, any other as Expected says.
+func (q *Queue) ExpectedOf(b quarry.Build) time.Duration {
+	slots := q.Slots()
+	n := slots.Each(q.opts.Workers)
+	if of := slots.Of[b.Number]; of > 0 && b.State == quarry.Running {
+		n = of
+	}
+	return q.Pace(b.Package, b.Arch).At(n)
+}
+
+// Width is how many jobs at one time the builds of a package on an arch had a use
+// for, of late; 0 before one has told.
+func (q *Queue) Width(pkg, arch string) float64 {
+	if !q.Known(pkg) {
+		return 0
+	}
+	return q.Pace(pkg, arch).Usual()
 }
 
 // remember reads the builds of the past, beside all else.
@@ -281,5 +346,5 @@ func (q *Queue) remember(ctx context.Context) (err error) {
 	if q.opts.Past == nil {
 		return nil
 	}
-	return q.opts.Past(ctx, func(p Past) { q.durations.observe(p.Package, p.Arch, p.Size, p.Took) })
+	return q.opts.Past(ctx, func(p Past) { q.durations.observe(p) })
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/graph/graphtest"
+	"github.com/Morphux/quarry/sched"
 )
 
 // TestGraphFollows: the graph is that of git as last read, an old one stays as it
@@ -136,7 +137,7 @@ func TestExpected(t *testing.T) {
 	}
 	opts := w.options(folder(t))
 	opts.Past = func(_ context.Context, observe func(Past)) error {
-		observe(Past{Package: "gcc", Arch: "x86_64", Took: time.Hour})
+		observe(Past{Package: "gcc", Arch: "x86_64", Ran: sched.Ran{Took: time.Hour}})
 		return nil
 	}
 	q := start(t, opts)

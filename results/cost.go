@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// Cost is what is known of what a build took besides its time.
+// Cost is what a build took besides its time. What is not known is 0.
 type Cost struct {
 	SourceSize int64         // bytes
 	CPU        time.Duration // of all that ran in the workspace
-	// Slots is how many jobs it could run at one time: its width in the record, see
-	// quarry.Usage, else make's -j. 0: nobody knows.
-	Slots float64
+	SlotTime   time.Duration // see quarry.Usage, as Width
+	Width      float64
+	Jobs       int // make's -j
 }
 
 // costOf reads the cost out of a record's text, in the form that Marshal gives
@@ -32,27 +32,26 @@ func costOf(data string) (c Cost) {
 		f, _ := scanFloat(value)
 		return time.Duration(min(f, 1e9) * float64(time.Second))
 	}
-	var jobs int64
 	table("usage", func(key, value string) {
 		switch key {
 		case "user", "sys":
 			c.CPU += seconds(value)
 		case "source_size":
 			c.SourceSize, _ = scanInt(value)
+		case "slot_seconds":
+			c.SlotTime = seconds(value)
 		case "width":
-			c.Slots, _ = scanFloat(value)
+			if n, _ := scanFloat(value); n >= 1 && n <= maxWidth {
+				c.Width = n
+			}
 		}
 	})
 	table("host", func(key, value string) {
 		if key == "jobs" {
-			jobs, _ = scanInt(value)
+			if n, _ := scanInt(value); n <= maxWidth {
+				c.Jobs = int(n)
+			}
 		}
 	})
-	if c.Slots < 1 || c.Slots > maxWidth {
-		c.Slots = 0
-		if jobs > 0 && jobs <= maxWidth {
-			c.Slots = float64(jobs)
-		}
-	}
 	return c
 }

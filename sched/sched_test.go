@@ -215,36 +215,36 @@ func TestEstimator(t *testing.T) {
 			t.Errorf("%s: %v, want about %v", what, got, want)
 		}
 	}
-	near("nothing known", e.Expect("a", "x86_64", 1000), FirstGuess)
-	e.Observe("a", "x86_64", 0, -time.Hour)
-	near("a clock set back", e.Expect("a", "x86_64", 0), FirstGuess)
+	near("nothing known", e.Expect("a", "x86_64", 1000, 0), FirstGuess)
+	e.Observe("a", "x86_64", 0, Ran{Took: -time.Hour})
+	near("a clock set back", e.Expect("a", "x86_64", 0, 0), FirstGuess)
 	for _, s := range []int{1000, 10, 11, 500, 12, 10, 10} { // the last five: 11 500 12 10 10
-		e.Observe("a", "x86_64", 0, secs(s))
+		e.Observe("a", "x86_64", 0, Ran{Took: secs(s)})
 	}
-	near("median of five", e.Expect("a", "x86_64", 0), secs(11))
-	near("another arch, nothing to compare", e.Expect("a", "aarch64", 0), secs(11))
+	near("median of five", e.Expect("a", "x86_64", 0, 0), secs(11))
+	near("another arch, nothing to compare", e.Expect("a", "aarch64", 0, 0), secs(11))
 	for i := range 20 {
 		pkg := fmt.Sprint("b", i)
-		e.Observe(pkg, "x86_64", 0, secs(10+i))
-		e.Observe(pkg, "aarch64", 0, 3*secs(10+i))
+		e.Observe(pkg, "x86_64", 0, Ran{Took: secs(10 + i)})
+		e.Observe(pkg, "aarch64", 0, Ran{Took: 3 * secs(10+i)})
 	}
-	near("three times as slow", e.Expect("a", "aarch64", 0), secs(33))
-	near("and the other way", e.Expect("a", "x86_64", 0), secs(11))
-	near("none of the package: all", e.Expect("new", "x86_64", 1<<20), secs(28))
+	near("three times as slow", e.Expect("a", "aarch64", 0, 0), secs(33))
+	near("and the other way", e.Expect("a", "x86_64", 0, 0), secs(11))
+	near("none of the package: all", e.Expect("new", "x86_64", 1<<20, 0), secs(28))
 	for i := range 40 { // a second for each 100 kB
-		e.Observe(fmt.Sprint("c", i), "x86_64", int64(i+1)*1e6, secs(10*(i+1)))
+		e.Observe(fmt.Sprint("c", i), "x86_64", int64(i+1)*1e6, Ran{Took: secs(10 * (i + 1))})
 	}
-	near("by size", e.Expect("new", "x86_64", 5e6), secs(50))
-	near("by size, small", e.Expect("new", "x86_64", 1e5), secs(1))
-	if got := e.Expect("new", "x86_64", 1<<62); got <= 0 || got > 30*24*time.Hour {
+	near("by size", e.Expect("new", "x86_64", 5e6, 0), secs(50))
+	near("by size, small", e.Expect("new", "x86_64", 1e5, 0), secs(1))
+	if got := e.Expect("new", "x86_64", 1<<62, 0); got <= 0 || got > 30*24*time.Hour {
 		t.Errorf("a hostile size: %v", got)
 	}
-	if got := e.Expect("new", "x86_64", -5); got <= 0 {
+	if got := e.Expect("new", "x86_64", -5, 0); got <= 0 {
 		t.Errorf("a negative size: %v", got)
 	}
 	var flat Estimator // all of one size: no line goes through that
 	for i := range 50 {
-		flat.Observe(fmt.Sprint(i), "x86_64", 1000, secs(20))
+		flat.Observe(fmt.Sprint(i), "x86_64", 1000, Ran{Took: secs(20)})
 	}
-	near("one size", flat.Expect("new", "x86_64", 99), secs(20))
+	near("one size", flat.Expect("new", "x86_64", 99, 0), secs(20))
 }

@@ -16,6 +16,7 @@ type Job struct {
 	Arch       string
 	CanCross   bool // see graph.CanCross
 	Takes      time.Duration
+	Pace       Pace          // how Takes changes with the slots, on a builder that shares some; zero: it does not
 	Expected   time.Duration // what the scheduler believes; 0: Takes
 	Memory     int64
 	Needs      []int32       // indexes of jobs that have to end first
@@ -35,7 +36,11 @@ type Builder struct {
 	Name    string
 	Workers []graph.Worker // ways in which it builds
 	Slots   int            // builds at once; 0: one
-	Memory  int64          // bytes for all of them; 0: no limit
+	// Jobs are the slots that its builds share evenly, each at least one. Takes of a job
+	// is for the part that it has when all Slots are taken. 0: builds take what
+	// they take.
+	Jobs   int
+	Memory int64 // bytes for all of them; 0: no limit
 }
 
 // Policy is an order in which to start what could start.
@@ -48,6 +53,18 @@ const (
 	Random       Policy = "random"
 )
 
+// share is the part that one of so many builds has of the builder's jobs.
+func (b *Builder) share(builds int) float64 { return max(1, float64(b.Jobs)/float64(max(1, builds))) }
+
+// takes is how long the job takes there with so many slots.
+func (b *Builder) takes(j *Job, slots float64) time.Duration {
+	if b.Jobs <= 0 || j.Pace == (Pace{}) {
+		return j.Takes
+	}
+	usual := j.Pace.At(b.share(b.Slots))
+	return time.Duration(float64(j.Takes) * j.Pace.At(slots).Seconds() / usual.Seconds())
+}
+
 // Result is how a simulation went.
 type Result struct {
 	Makespan time.Duration
@@ -55,7 +72,7 @@ type Result struct {
 	// the work divided by the builders that can do it.
 	Bound, Longest, Share time.Duration
 	Work                  time.Duration   // all jobs that were built
-	Starts                []time.Duration // by job; -1 for one that was never built
+	Starts, Ends          []time.Duration // by job; -1 for one that was never built
 	Builders              []int           // by job; -1
 	Unbuilt               []int           // jobs that no builder fits, or that need such a one
 	Decisions             int             // starts, and looks at the queue that started nothing
@@ -74,6 +91,7 @@ type event struct {
 	at      time.Duration
 	job     int32
 	arrives bool
+	turn    int32 // an end counts only if the job still goes at this pace
 }
 
 type events []event
@@ -108,10 +126,21 @@ type simulation struct {
 	room    map[string]int   // by class: free slots on builders that fit
 	running []map[int32]Running
 
+	share []float64 // by builder: slots that each of its builds has
+	paces []progress
+
 	queue  Queue[int32]
 	events events
 	now    time.Duration
 	res    *Result
+}
+
+// progress is how far a job is.
+type progress struct {
+	left  float64 // of 1, when the pace last changed
+	since time.Duration
+	takes time.Duration // all of it, at this pace
+	turn  int32
 }
 
 // epoch is when simulations begin.
@@ -187,9 +216,10 @@ func (s *simulation) sort() error {
 // prepare finds who can build what.
 func (s *simulation) prepare() {
 	n := len(s.jobs)
-	s.res.Starts, s.res.Builders = slices.Repeat([]time.Duration{-1}, n), slices.Repeat([]int{-1}, n)
+	s.res.Starts, s.res.Ends, s.res.Builders = slices.Repeat([]time.Duration{-1}, n), slices.Repeat([]time.Duration{-1}, n), slices.Repeat([]int{-1}, n)
 	s.classes, s.can, s.room = make([]string, n), map[string][]int{}, map[string]int{}
 	s.free, s.running = make([]int, len(s.builders)), make([]map[int32]Running, len(s.builders))
+	s.share, s.paces = make([]float64, len(s.builders)), make([]progress, n)
 	for i := range s.builders {
 		s.free[i], s.running[i] = max(1, s.builders[i].Slots), map[int32]Running{}
 	}
@@ -241,18 +271,29 @@ func (s *simulation) bound() {
 		for _, d := range j.Needs {
 			from = max(from, ends[d])
 		}
-		ends[i] = from + j.Takes
+		// Alone it is quickest, and beside others it takes least of the builder.
+		quickest, least := j.Takes, j.Takes
+		for k, b := range s.can[s.classes[i]] {
+			b := &s.builders[b]
+			alone, beside := b.takes(j, b.share(1)), b.takes(j, 1)
+			if k == 0 {
+				quickest, least = alone, beside
+			}
+			quickest, least = min(quickest, alone), min(least, beside)
+		}
+		ends[i] = from + quickest
 		s.res.Longest = max(s.res.Longest, ends[i])
-		work[s.classes[i]] += j.Takes
+		work[s.classes[i]] += least
 	}
 	// For each set of builders that fits some class: the work that nobody else
 	// can do, shared among them.
+	room := func(b int) int { return max(s.free[b], s.builders[b].Jobs) }
 	for _, can := range s.can {
 		in := map[int]bool{}
 		slots := 0
 		for _, b := range can {
 			in[b] = true
-			slots += s.free[b]
+			slots += room(b)
 		}
 		var sum time.Duration
 		for class, w := range work {
@@ -265,11 +306,15 @@ func (s *simulation) bound() {
 		}
 	}
 	all := 0
-	for _, f := range s.free {
-		all += f
+	for b := range s.free {
+		all += room(b)
 	}
 	if all > 0 {
-		s.res.Share = max(s.res.Share, s.res.Work/time.Duration(all))
+		var sum time.Duration
+		for _, w := range work {
+			sum += w
+		}
+		s.res.Share = max(s.res.Share, sum/time.Duration(all))
 	}
 	s.res.Bound = max(s.res.Longest, s.res.Share)
 }
@@ -285,9 +330,10 @@ func (s *simulation) run() {
 		s.now = s.events[0].at
 		for len(s.events) > 0 && s.events[0].at == s.now {
 			e := heap.Pop(&s.events).(event)
-			if e.arrives {
+			switch {
+			case e.arrives:
 				s.enqueue(e.job)
-			} else {
+			case e.turn == s.paces[e.job].turn:
 				s.end(e.job)
 			}
 		}
@@ -297,7 +343,7 @@ func (s *simulation) run() {
 
 func (s *simulation) ready(i int32) {
 	if a := s.jobs[i].Arrives; a > s.now {
-		heap.Push(&s.events, event{a, i, true})
+		heap.Push(&s.events, event{at: a, job: i, arrives: true})
 		return
 	}
 	s.enqueue(i)
@@ -318,7 +364,7 @@ func (s *simulation) end(i int32) {
 	b := s.res.Builders[i]
 	delete(s.running[b], i)
 	s.take(b, -1)
-	s.res.Makespan = max(s.res.Makespan, s.now)
+	s.res.Ends[i], s.res.Makespan = s.now, max(s.res.Makespan, s.now)
 	for _, u := range s.users[i] {
 		if s.left[u] > 0 {
 			if s.left[u]--; s.left[u] == 0 {
@@ -364,13 +410,49 @@ func (s *simulation) dispatch() {
 			return false
 		})
 		if !ok {
+			s.repace()
 			return
 		}
 		j := &s.jobs[i]
 		s.res.Starts[i], s.res.Builders[i] = s.now, to
 		s.running[to][i] = Running{j.Memory, epoch.Add(s.now + j.expected())}
 		s.take(to, 1)
-		heap.Push(&s.events, event{s.now + j.Takes, i, false})
+		if s.share[to] == 0 {
+			s.share[to] = s.builders[to].share(1)
+		}
+		s.paces[i] = progress{left: 1}
+		s.goOn(i, to)
+	}
+}
+
+// goOn has a job go on at the pace of its builder's builds.
+func (s *simulation) goOn(i int32, builder int) {
+	p := &s.paces[i]
+	p.since, p.takes = s.now, s.builders[builder].takes(&s.jobs[i], s.share[builder])
+	p.turn++
+	rest := p.takes
+	if p.left < 1 {
+		rest = time.Duration(p.left * float64(p.takes))
+	}
+	heap.Push(&s.events, event{at: s.now + rest, job: i, turn: p.turn})
+}
+
+// repace changes the pace of builds that share slots with more or fewer others
+// than before.
+func (s *simulation) repace() {
+	for b := range s.builders {
+		n := s.builders[b].share(len(s.running[b]))
+		if s.builders[b].Jobs <= 0 || n == s.share[b] || len(s.running[b]) == 0 {
+			continue
+		}
+		s.share[b] = n
+		for i := range s.running[b] {
+			p := &s.paces[i]
+			if p.takes > 0 {
+				p.left = max(0, p.left-float64(s.now-p.since)/float64(p.takes))
+			}
+			s.goOn(i, b)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/results"
+	"github.com/Morphux/quarry/sched"
 	"github.com/pelletier/go-toml/v2"
 )
 
@@ -36,7 +37,9 @@ func (f *stages) past(ctx context.Context, observe func(queue.Past)) error {
 			return err
 		}
 		for _, p := range list {
-			observe(queue.Past{Package: p.Package, Arch: p.Arch, Took: p.Took})
+			observe(queue.Past{Package: p.Package, Arch: p.Arch, Size: p.SourceSize, Ran: sched.Ran{
+				Took: p.Took, CPU: p.CPU, SlotTime: p.SlotTime, Width: p.Width, Jobs: p.Jobs,
+			}})
 		}
 	}
 	return nil
