@@ -159,15 +159,18 @@ func (r *Trace) Wait(t testing.TB, n int) {
 	})
 }
 
+// patience is what no condition takes on any machine.
+const patience = 2 * time.Minute
+
 // Until waits until a condition holds: until it has no complaint any more.
 func Until(t testing.TB, complaint func() string) {
 	t.Helper()
-	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		switch why := complaint(); {
 		case why == "":
 			return
 		case time.Now().After(until):
-			t.Fatalf("after two minutes %s", why)
+			t.Fatalf("after %s %s", patience, why)
 		}
 	}
 }
