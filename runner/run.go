@@ -99,7 +99,8 @@ type run struct {
 	at      step         // the last that began
 	ran     int          // which of its commands was the last to run
 	over    over         // what was seen of its jobs from outside
-	forced  bool         // it is known not to keep to its jobs
+	forced  string       // what shows that it does not keep to its jobs; for the first time
+	told    bool         // the maintainer was told
 }
 
 // Run makes a build in a fresh workspace, whose guest it takes over. The

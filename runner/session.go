@@ -82,7 +82,8 @@ func (s *session) deadline(ctx context.Context, d time.Duration) error {
 // output is what a step may print and has printed.
 type output struct {
 	left int64
-	to   io.Writer // nil: the log
+	to   io.Writer    // nil: the log
+	form func(string) // gets the form of the step's jobserver; nil: it has none
 }
 
 // ask has the guest do something and waits for its answer, for as long as
@@ -138,6 +139,13 @@ func (s *session) ask(ctx context.Context, q guest.Request, file *os.File, withi
 			if _, err := to.Write(payload); err != nil {
 				return guest.Reply{}, fmt.Errorf("the build's log cannot be written: %w", err)
 			}
+		case kind == guest.KindForm && out != nil && out.form != nil:
+			form, err := guest.DecodeForm(payload)
+			if err != nil {
+				return guest.Reply{}, err
+			}
+			out.form(form)
+			out.form = nil // it comes once
 		default:
 			return guest.Reply{}, fmt.Errorf("%w: kind %v here", guest.ErrFrame, kind)
 		}

@@ -68,28 +68,41 @@ func (r *run) sharing(s step) (*guest.Jobserver, []string) {
 
 func fixedJobs(n int) string { return "MAKEFLAGS=" + jobserver.Flags(jobserver.None, "", n) }
 
-// obeys looks at what is known of a step that ran with a jobserver, and tells
-// of the first thing that shows that it does not keep to it.
-func (r *run) obeys(s step, form string, printed *forcedWatch) {
-	if r.forced || r.job.Slots == nil {
-		return
+// watchJobs notices at once when the step that begins does not keep to the
+// jobserver that it gets: from then on it counts with what it really runs.
+func (r *run) watchJobs(s step, out *output) {
+	if own := forcedBy(r.job.Recipe); own != "" {
+		r.noteForced(own)
 	}
-	what := r.over.get()
-	switch own := forcedBy(r.job.Recipe); {
-	case !s.parallel || r.parallel() == 1:
-	case own != "":
-		what = own
-	case form == jobserver.None:
-		what = "has a make that takes no jobserver (GNU make does from 4.2)"
-	case printed.what != "":
-		what = printed.what
+	out.to = &forcedWatch{w: r.log, found: r.noteForced}
+	out.form = func(form string) {
+		switch form {
+		case jobserver.None:
+			r.noteForced("has a make that takes no jobserver (GNU make does from 4.2)")
+		case guest.JobserverLost:
+			r.noteForced("has lost its jobserver")
+		}
 	}
-	if what == "" {
-		return
+}
+
+// noteForced keeps the first thing that shows that the build runs as many jobs
+// as it likes, and passes it on.
+func (r *run) noteForced(what string) {
+	if r.forced == "" {
+		r.forced = what
+		r.job.Slots.Forced(what)
 	}
-	r.forced = true
-	r.job.Slots.Forced(what)
-	r.warn("%s %s: the build does not keep to its share of the machine's jobs", s.name, what)
+}
+
+// tellForced warns of it, once a step has ended in which it was seen.
+func (r *run) tellForced(s step) {
+	if what := r.over.get(); what != "" {
+		r.noteForced(what)
+	}
+	if r.forced != "" && !r.told {
+		r.told = true
+		r.warn("%s %s: the build does not keep to its share of the machine's jobs", s.name, r.forced)
+	}
 }
 
 // over is what somebody else has seen of a build's jobs.
@@ -148,15 +161,16 @@ var (
 	forcedMark = []byte("forced in ")
 )
 
-// forcedWatch looks for that in what a step prints, on its way into the log.
+// forcedWatch looks for that, for the first time, in what a step prints, on its way into the log.
 type forcedWatch struct {
-	w    io.Writer
-	tail []byte // the end of what went by, in which the words may have begun
-	what string
+	w     io.Writer
+	found func(what string) // is called once
+	tail  []byte            // the end of what went by, in which the words may have begun
+	over  bool
 }
 
 func (f *forcedWatch) Write(b []byte) (int, error) {
-	if f.what == "" {
+	if !f.over {
 		f.look(b)
 	}
 	return f.w.Write(b)
@@ -176,7 +190,7 @@ func (f *forcedWatch) look(b []byte) {
 }
 
 func (f *forcedWatch) find(b []byte) {
-	for f.what == "" {
+	for !f.over {
 		i := bytes.Index(b, forcedMark)
 		if i < 0 {
 			return
@@ -188,7 +202,8 @@ func (f *forcedWatch) find(b []byte) {
 			if string(m[2]) == "makefile" {
 				where = "in its makefile"
 			}
-			f.what = fmt.Sprintf("forces %s %s", jobsIn(string(m[1])), where)
+			f.over = true
+			f.found(fmt.Sprintf("forces %s %s", jobsIn(string(m[1])), where))
 		}
 		b = b[i+len(forcedMark):]
 	}

@@ -36,10 +36,8 @@ func (r *run) step(ctx context.Context, s step) error {
 		extra = slices.Concat(r.job.Slots.Env(), extra)
 	}
 	out := &output{left: r.logLeft}
-	var printed forcedWatch
 	if shared != nil {
-		printed.w = r.log
-		out.to = &printed
+		r.watchJobs(s, out)
 	}
 	reply, err := r.guest.ask(ctx, guest.Request{Op: guest.OpRun, Run: &guest.Run{
 		Commands: s.cmds, Dir: dir, Env: r.environment(extra),
@@ -52,7 +50,7 @@ func (r *run) step(ctx context.Context, s step) error {
 		r.result.Steps = append(r.result.Steps, quarry.Step{Name: s.name, Status: 137, Wall: took})
 		return r.lost(ctx, s.name, err)
 	}
-	r.obeys(s, reply.Jobserver, &printed)
+	r.tellForced(s)
 	r.ran = reply.Command
 	if reply.Error != "" {
 		return r.unable(s.name, reply.Error)

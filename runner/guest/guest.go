@@ -253,6 +253,10 @@ func (g *guest) send(kind Kind, message any) error {
 	if err != nil {
 		return err
 	}
+	return g.sendRaw(kind, payload)
+}
+
+func (g *guest) sendRaw(kind Kind, payload []byte) error {
 	if len(payload) > kind.max() {
 		return fmt.Errorf("%w: kind %v of %d bytes", ErrFrame, kind, len(payload))
 	}

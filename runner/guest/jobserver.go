@@ -17,35 +17,39 @@ type Jobserver struct {
 	Jobs int    `json:"jobs"` // the most that there will be
 }
 
+// JobserverLost is in the place of a form when the build has removed its FIFO.
+const JobserverLost = "lost"
+
 // join has the step's commands take part in their jobserver: it puts MAKEFLAGS
 // into their environment, unless the recipe has its own there, in the form that
 // the system's make understands. What the build has done to the FIFO or to make
 // in earlier steps is to its own harm: without the one or the other it gets the
-// number alone.
-func (s *step) join() {
+// number alone. The runner hears of the form before anything runs.
+func (s *step) join() error {
 	j := s.run.Jobserver
 	if j == nil {
-		return
+		return nil
 	}
 	for _, kv := range s.run.Env {
 		if strings.HasPrefix(kv, "MAKEFLAGS=") {
-			return
+			return nil
 		}
 	}
-	form := MakeForm("make", s.run.Dir, s.run.Env)
-	if form != jobserver.None {
+	told := MakeForm("make", s.run.Dir, s.run.Env)
+	form := told
+	if told != jobserver.None {
 		fd, err := openFIFO(j.Path)
 		switch {
 		case err != nil:
-			form = jobserver.None
+			form, told = jobserver.None, JobserverLost
 		case form == jobserver.Descriptor:
 			s.tokens = fd
 		default:
 			unix.Close(fd)
 		}
 	}
-	s.r.Jobserver = form
 	s.run.Env = append(s.run.Env, "MAKEFLAGS="+jobserver.Flags(form, j.Path, j.Jobs))
+	return s.g.sendRaw(KindForm, []byte(told))
 }
 
 // openFIFO opens a FIFO in a place where anything else may be by now.

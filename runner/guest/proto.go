@@ -27,6 +27,7 @@ const (
 	KindCancel  Kind = 'K' // runner to guest: end the step that runs; empty
 	KindOutput  Kind = 'O' // guest to runner: bytes that a step printed
 	KindReply   Kind = 'R' // guest to runner: Reply as JSON
+	KindForm    Kind = 'J' // guest to runner, as a step begins that has a jobserver: the form in which its commands are told
 
 	// On a socket of a shell's own:
 	KindInput Kind = 'I' // runner to guest: bytes of input; none: the end of it
@@ -43,6 +44,7 @@ const (
 	MaxRequest = 4 << 20
 	MaxInput   = 32 << 10
 	maxExit    = 256
+	maxForm    = 32
 	sizeBytes  = 4
 
 	headerSize = 5
@@ -65,6 +67,8 @@ func (k Kind) max() int {
 		return sizeBytes
 	case KindExit:
 		return maxExit
+	case KindForm:
+		return maxForm
 	case KindReply:
 		return MaxReply
 	}
@@ -176,8 +180,6 @@ type Reply struct {
 	Output  int64         `json:"output,omitempty"` // bytes printed, those over the limit not counted
 	Left    []string      `json:"left,omitempty"`   // names of processes left behind and killed, a few of them
 	NLeft   int           `json:"nleft,omitempty"`  // how many there were
-
-	Jobserver string `json:"jobserver,omitempty"` // the form in which the commands were told of theirs; "": they were not
 }
 
 // ErrFrame wraps every complaint about what the other end sent.
@@ -270,6 +272,16 @@ func DecodeHello(data []byte) (Hello, error) {
 	return h, nil
 }
 
+// DecodeForm reads how the commands of a step are told of their jobserver: in one
+// of the forms of package jobserver, or JobserverLost.
+func DecodeForm(data []byte) (string, error) {
+	switch form := string(data); form {
+	case jobserver.FIFO, jobserver.Descriptor, jobserver.None, JobserverLost:
+		return form, nil
+	}
+	return "", fmt.Errorf("%w: a jobserver in the form %.40q", ErrFrame, data)
+}
+
 // DecodeExit reads how a shell ended.
 func DecodeExit(data []byte) (Exit, error) {
 	var e Exit
@@ -328,11 +340,6 @@ func DecodeReply(data []byte) (Reply, error) {
 	case "", KilledTime, KilledSilence, KilledLog, KilledCancel:
 	default:
 		return Reply{}, fmt.Errorf("%w: killed is %.40q", ErrFrame, r.Killed)
-	}
-	switch r.Jobserver {
-	case "", jobserver.FIFO, jobserver.Descriptor, jobserver.None:
-	default:
-		return Reply{}, fmt.Errorf("%w: jobserver is %.40q", ErrFrame, r.Jobserver)
 	}
 	if len(r.Left) > maxLeft {
 		r.Left = r.Left[:maxLeft]

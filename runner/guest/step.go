@@ -52,9 +52,11 @@ func (g *guest) run(run *Run) (Reply, error) {
 	}
 	s := &step{g: g, run: run, pipe: -1, pidfd: -1, tokens: -1, began: time.Now()}
 	s.heard = s.began
-	s.join()
 	before := childTimes()
-	err := s.commands()
+	err := s.join()
+	if err == nil {
+		err = s.commands()
+	}
 	s.closeAll()
 	if err != nil {
 		return Reply{}, err
