@@ -228,6 +228,11 @@ func TestPlanFile(t *testing.T) {
 	if out, errOut, code = run(good, "--builders", "3", "--order", "fifo"); code != ExitOK || !strings.Contains(out, "4 builds with 41 s of work, on 3 builders") || strings.Contains(out, "random") {
 		t.Errorf("with other builders: %d, %s%s", code, errOut, out)
 	}
+	shared := `{"quarry_plan": 1, "builders": [{"workers": ["x86_64:x86_64"], "slots": 2, "jobs": 8}],
+		"jobs": [{"name": "a", "arch": "x86_64", "seconds": 100, "shared": 1}, {"name": "b", "arch": "x86_64", "seconds": 40, "shared": 1}]}`
+	if out, errOut, code = run(shared, "--json", "--order", "path"); json.Unmarshal([]byte(out), &sim) != nil || code != ExitOK || sim.Orders[0].Makespan < 69.9 || sim.Orders[0].Makespan > 70.1 || sim.Bound < 69.9 {
+		t.Errorf("jobs that are shared: %d, %s%s", code, errOut, out) // 40 s with half of them, then 60 s in half the time
+	}
 	var none bytes.Buffer
 	if code := table.Run(t.Context(), quarry.Identity{Role: quarry.RoleReader}, []string{"plan", "--simulate", "--file", "-"}, strings.NewReader(good), &none, &none, Terminal{}); code != ExitForbidden {
 		t.Errorf("who does not say who it is has a file played: %d, %s", code, none.String())
@@ -243,6 +248,8 @@ func TestPlanFile(t *testing.T) {
 		job(`{"name": "a", "arch": "-x"}`):                                                                                              "arch",
 		job(`{"name": "a", "arch": "x86_64", "seconds": -1}`):                                                                           "seconds",
 		job(`{"name": "a", "arch": "x86_64", "seconds": 1e300}`):                                                                        "seconds",
+		job(`{"name": "a", "arch": "x86_64", "seconds": 1, "shared": 1.5}`):                                                             "0 to 1",
+		`{"quarry_plan": 1, "builders": [{"workers": ["x86_64:x86_64"], "jobs": 1025}], "jobs": [{"name": "a", "arch": "x86_64"}]}`:     "1024",
 		job(`{"name": "a", "arch": "x86_64", "needs": ["b"]}`):                                                                          "which is no job of the file",
 		job(`{"name": "a", "arch": "x86_64", "needs": ["b"]}, {"name": "b", "arch": "x86_64", "needs": ["a"]}`):                         `job "a" is in a cycle`,
 		`{"quarry_plan": 1, "builders": [{"workers": []}], "jobs": [{"name": "a", "arch": "x86_64"}]}`:                                  "builders[0]",

@@ -68,8 +68,9 @@ func (f *Farm) plan(ctx context.Context, c *Call) error {
 }
 
 // builders are so many places to build for every arch of some channels; with 0
-// those that there are, and their memory.
+// those that there are, and their memory. They share this machine's slots.
 func (f *Farm) builders(n int, channels []string) []sched.Builder {
+	slots := f.Queue.Slots()
 	var memory int64
 	if n == 0 {
 		n, memory = f.Queue.Status().Workers, f.Queue.Memory()
@@ -80,7 +81,7 @@ func (f *Farm) builders(n int, channels []string) []sched.Builder {
 			workers = append(workers, graph.Worker{Host: a, Target: a, Cost: graph.DefaultCost})
 		}
 	}
-	return []sched.Builder{{Name: "here", Workers: workers, Slots: n, Memory: memory}}
+	return []sched.Builder{{Name: "here", Workers: workers, Slots: n, Memory: memory, Jobs: slots.All, Most: slots.Most}}
 }
 
 // Planned is a build that is wanted, and when it is expected.
@@ -146,6 +147,8 @@ func (f *Farm) forecast(ctx context.Context, channels []string, slots int) (*Pla
 	var jobs []sched.Job
 	var builds []quarry.Build
 	now := time.Now()
+	list := f.builders(slots, channels)
+	each := f.Queue.Slots().Each(list[0].Slots)
 	for _, channel := range channels {
 		p, err := f.picture(ctx, channel)
 		if err != nil {
@@ -160,10 +163,12 @@ func (f *Farm) forecast(ctx context.Context, channels []string, slots int) (*Pla
 		in := func(n graph.Node) bool { _, ok := p.live[n]; return ok && p.status.Of(n) != graph.Blocked }
 		more, nodes := sched.FromGraph(p.g, in, func(n graph.Node, j *sched.Job) {
 			b := p.live[n]
-			j.Takes, j.Arrives = f.Queue.Expected(b.Package, b.Arch), afterRunning
+			j.Pace = f.Queue.Pace(b.Package, b.Arch)
+			j.Takes, j.Arrives = j.Pace.At(each), afterRunning
 			j.Memory = f.Queue.MemoryOf(j.Memory)
 			if b.State == quarry.Running || b.State == quarry.Recording {
-				j.Takes, j.Arrives, j.Needs = max(j.Takes-now.Sub(b.Started), j.Takes/20), 0, nil
+				left := 1 - now.Sub(b.Started).Seconds()/f.Queue.ExpectedOf(b).Seconds()
+				j.Takes, j.Arrives, j.Needs = time.Duration(max(left, 0.05)*float64(j.Takes)), 0, nil
 			}
 			for i := range j.Needs {
 				j.Needs[i] += from
@@ -174,7 +179,6 @@ func (f *Farm) forecast(ctx context.Context, channels []string, slots int) (*Pla
 			builds = append(builds, p.live[n])
 		}
 	}
-	list := f.builders(slots, channels)
 	res, err := sched.Simulate(jobs, list, sched.CriticalPath, 1)
 	if err != nil {
 		return nil, err
@@ -204,8 +208,12 @@ func (f *Farm) forecast(ctx context.Context, channels []string, slots int) (*Pla
 		if starts <= afterRunning {
 			starts = 0
 		}
+		takes := jobs[i].Takes
+		if res.Ends[i] >= 0 {
+			takes = res.Ends[i] - res.Starts[i]
+		}
 		out.Builds = append(out.Builds, Planned{Build: b.Number, State: b.State, Reason: b.Reason, Target: b.Target(),
-			Starts: seconds(starts), Takes: seconds(jobs[i].Takes), Path: seconds(paths[i]), Guessed: guessed})
+			Starts: seconds(starts), Takes: seconds(takes), Path: seconds(paths[i]), Guessed: guessed})
 	}
 	return out, nil
 }
@@ -353,7 +361,7 @@ func (f *Farm) simulate(ctx context.Context, c *Call, slots int) error {
 		if err != nil {
 			return err
 		}
-		all, nodes, g, err := f.whole(ctx, channel)
+		all, nodes, g, err := f.whole(ctx, channel, slots)
 		if err != nil {
 			return err
 		}
@@ -396,15 +404,17 @@ func (f *Farm) simulate(ctx context.Context, c *Call, slots int) error {
 }
 
 // whole makes jobs of all that could be built on a channel if nothing was built
-// yet.
-func (f *Farm) whole(ctx context.Context, channel string) ([]sched.Job, []graph.Node, *graph.Graph, error) {
+// yet, by so many builders; with 0 those that there are.
+func (f *Farm) whole(ctx context.Context, channel string, builders int) ([]sched.Job, []graph.Node, *graph.Graph, error) {
 	g, err := f.Queue.Graph(channel)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	status := g.Status(graph.StatusOptions{})
+	each := f.Queue.Slots().Each(f.builders(builders, nil)[0].Slots)
 	jobs, nodes := sched.FromGraph(g, func(n graph.Node) bool { return status.Of(n) != graph.Blocked }, func(n graph.Node, j *sched.Job) {
-		j.Takes = f.Queue.Expected(g.Release(n).Package, j.Arch)
+		j.Pace = f.Queue.Pace(g.Release(n).Package, j.Arch)
+		j.Takes = j.Pace.At(each)
 		j.Memory = f.Queue.MemoryOf(j.Memory)
 	})
 	return jobs, nodes, g, ctx.Err()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"time"
 
@@ -30,12 +31,14 @@ type planBuilder struct {
 	Workers []string `json:"workers"`          // hostarch:targetarch:cost[:iscross]
 	Slots   int      `json:"slots,omitempty"`  // builds at once; absent: one
 	Memory  int64    `json:"memory,omitempty"` // bytes for all of them; absent: no limit
+	Jobs    int      `json:"jobs,omitempty"`   // that its builds share evenly; absent: each takes what it takes
 }
 
 type planJob struct {
 	Name       string   `json:"name"` // any text, once in a file
 	Arch       string   `json:"arch"`
 	Seconds    float64  `json:"seconds"`              // that it takes
+	Shared     float64  `json:"shared,omitempty"`     // part, 0 to 1, of what it takes with one job at a time, that is shared by more
 	Expected   float64  `json:"expected,omitempty"`   // that the scheduler believes it takes; absent: the same
 	Memory     int64    `json:"memory,omitempty"`     // bytes
 	Needs      []string `json:"needs,omitempty"`      // names of what has to be built first
@@ -90,6 +93,9 @@ func (p *planFile) jobs() ([]sched.Job, []sched.Builder, error) {
 			times[k] = time.Duration(s * float64(time.Second))
 		}
 		jobs[i] = sched.Job{Arch: j.Arch, CanCross: j.Cross, Takes: times[0], Expected: times[1], Arrives: times[2], Memory: j.Memory, Background: j.Background}
+		if !(j.Shared >= 0 && j.Shared <= 1) {
+			return nil, nil, fmt.Errorf("plan: job %.80q shares %g of its time: a part is 0 to 1", j.Name, j.Shared)
+		}
 		for _, need := range j.Needs {
 			k, ok := at[need]
 			if !ok {
@@ -111,7 +117,19 @@ func (p *planFile) jobs() ([]sched.Job, []sched.Builder, error) {
 		if slots += b.Slots; b.Slots < 0 || b.Slots > maxBuilders || slots > maxBuilders || i >= maxFileBuilders {
 			return nil, nil, fmt.Errorf("plan: builders[%d]: at most %d builders with %d slots together are simulated", i, maxFileBuilders, maxBuilders)
 		}
-		builders = append(builders, sched.Builder{Name: b.Name, Workers: workers, Slots: b.Slots, Memory: b.Memory})
+		if b.Jobs < 0 || b.Jobs > maxFileShared {
+			return nil, nil, fmt.Errorf("plan: builders[%d]: its builds share %d jobs, and 0 to %d are taken", i, b.Jobs, maxFileShared)
+		}
+		builders = append(builders, sched.Builder{Name: b.Name, Workers: workers, Slots: b.Slots, Memory: b.Memory, Jobs: b.Jobs})
+	}
+	// Times are of the first builder that shares jobs, when all its places are taken.
+	for _, b := range builders {
+		if b.Jobs > 0 {
+			for i := range jobs {
+				jobs[i].Pace = sched.NewPace(jobs[i].Takes, float64(b.Jobs)/float64(max(1, b.Slots)), p.Jobs[i].Shared)
+			}
+			break
+		}
 	}
 	return jobs, builders, nil
 }
@@ -120,6 +138,7 @@ func (p *planFile) jobs() ([]sched.Job, []sched.Builder, error) {
 const (
 	maxFileBuilders = 1000
 	maxFileArchs    = 100
+	maxFileShared   = 1024
 )
 
 // anyBuilders are so many places to build for every arch that the file has.
@@ -140,20 +159,20 @@ func (f *Farm) export(ctx context.Context, c *Call) error {
 	if err != nil {
 		return err
 	}
-	jobs, nodes, g, err := f.whole(ctx, channel)
+	jobs, nodes, g, err := f.whole(ctx, channel, 0)
 	if err != nil {
 		return err
 	}
 	file := planFile{Version: 1, Jobs: make([]planJob, len(jobs))}
 	for _, b := range f.builders(0, []string{channel}) {
-		out := planBuilder{Name: b.Name, Slots: b.Slots, Memory: b.Memory}
+		out := planBuilder{Name: b.Name, Slots: b.Slots, Memory: b.Memory, Jobs: min(b.Jobs, maxFileShared)}
 		for _, w := range b.Workers {
 			out.Workers = append(out.Workers, w.String())
 		}
 		file.Builders = append(file.Builders, out)
 	}
 	for i, j := range jobs {
-		file.Jobs[i] = planJob{Name: g.String(nodes[i]), Arch: j.Arch, Seconds: seconds(j.Takes), Memory: j.Memory, Cross: j.CanCross}
+		file.Jobs[i] = planJob{Name: g.String(nodes[i]), Arch: j.Arch, Seconds: seconds(j.Takes), Shared: math.Round(j.Pace.Part()*1000) / 1000, Memory: j.Memory, Cross: j.CanCross}
 		for _, d := range j.Needs {
 			file.Jobs[i].Needs = append(file.Jobs[i].Needs, g.String(nodes[d]))
 		}

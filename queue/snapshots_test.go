@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,6 +148,52 @@ func TestExpected(t *testing.T) {
 	}
 	if d := q.Expected("zlib", "x86_64"); d != 90*time.Second {
 		t.Errorf("zlib is expected to take %s", d)
+	}
+}
+
+// TestExpectedWithSlots: how long a build takes depends on the slots that it has or
+// would get.
+func TestExpectedWithSlots(t *testing.T) {
+	w := newWorld(t)
+	opts := w.options(folder(t))
+	opts.Workers = 2
+	var slots atomic.Pointer[Slots]
+	slots.Store(&Slots{All: 8, Of: map[int64]float64{7: 8, 8: 1}})
+	opts.Slots = func() Slots { return *slots.Load() }
+	opts.Past = func(_ context.Context, observe func(Past)) error {
+		// 20 seconds alone, and 80 shared among 4.
+		observe(Past{Package: "gcc", Arch: "x86_64", Ran: sched.Ran{Took: 40 * time.Second, CPU: 100 * time.Second, SlotTime: 100 * time.Second, Width: 4, Jobs: 8}})
+		return nil
+	}
+	q := start(t, opts)
+	q.until("the past", func() bool { return q.Known("gcc") })
+	say := func(what string, got time.Duration, want int) {
+		t.Helper()
+		if d := got - time.Duration(want)*time.Second; d.Abs() > 10*time.Millisecond {
+			t.Errorf("%s: %v, want %d s", what, got, want)
+		}
+	}
+	b := quarry.Build{Arch: "x86_64", State: quarry.Running, Release: quarry.Release{Package: "gcc"}}
+	say("one that begins", q.Expected("gcc", "x86_64"), 40)
+	b.Number = 7
+	say("one that has all", q.ExpectedOf(b), 30)
+	b.Number = 8
+	say("one that has one", q.ExpectedOf(b), 100)
+	b.Number = 9
+	say("one that has not got any yet", q.ExpectedOf(b), 40)
+	b.Number, b.State = 7, quarry.Queued
+	say("one that does not run", q.ExpectedOf(b), 40)
+	slots.Store(&Slots{All: 4})
+	say("with fewer for all", q.Expected("gcc", "x86_64"), 60)
+	slots.Store(&Slots{All: 16, Most: 2})
+	say("with few for one", q.Expected("gcc", "x86_64"), 60)
+	slots.Store(&Slots{})
+	say("with none to share out", q.Expected("gcc", "x86_64"), 40)
+	if n := q.Width("gcc", "x86_64"); n != 4 {
+		t.Errorf("width %v", n)
+	}
+	if n := q.Width("zlib", "x86_64"); n != 0 {
+		t.Errorf("width of what nobody has built: %v", n)
 	}
 }
 

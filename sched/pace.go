@@ -85,6 +85,17 @@ type Pace struct {
 	most  float64 // more are of no use
 }
 
+// NewPace is the pace of a build that takes so long with so many slots, when they
+// share that part (0 to 1) of what it takes with one.
+func NewPace(takes time.Duration, slots, part float64) Pace {
+	n := max(1, min(slots, maxSlots))
+	part = max(0, min(part, 1))
+	return Pace{work: takes.Seconds() / (1 - part + part/n), part: part, usual: n, most: maxSlots}
+}
+
+// Part is how much of its time with one slot is shared among more, 0 to 1.
+func (p Pace) Part() float64 { return p.part }
+
 // bound takes how many slots builds had, and could use.
 func (p *Pace) bound(runs []run) {
 	var had []float64

@@ -40,6 +40,7 @@ type Builder struct {
 	// is for the part that it has when all Slots are taken. 0: builds take what
 	// they take.
 	Jobs   int
+	Most   int   // of them for one build; 0: all
 	Memory int64 // bytes for all of them; 0: no limit
 }
 
@@ -54,7 +55,13 @@ const (
 )
 
 // share is the part that one of so many builds has of the builder's jobs.
-func (b *Builder) share(builds int) float64 { return max(1, float64(b.Jobs)/float64(max(1, builds))) }
+func (b *Builder) share(builds int) float64 {
+	n := float64(b.Jobs) / float64(max(1, builds))
+	if b.Most > 0 {
+		n = min(n, float64(b.Most))
+	}
+	return max(1, n)
+}
 
 // takes is how long the job takes there with so many slots.
 func (b *Builder) takes(j *Job, slots float64) time.Duration {

@@ -106,6 +106,7 @@ func TestSimulateRules(t *testing.T) {
 		builders := append(farm(1+rnd.IntN(3), "x86_64:x86_64", "x86_64:aarch64:300"), farm(rnd.IntN(3), "aarch64:aarch64:50")...)
 		for i := range builders {
 			builders[i].Slots, builders[i].Memory, builders[i].Jobs = rnd.IntN(4), int64(rnd.IntN(2)*100), rnd.IntN(2)*rnd.IntN(9)
+			builders[i].Most = rnd.IntN(5)
 		}
 		for _, policy := range []Policy{CriticalPath, FIFO, Random} {
 			r, err := Simulate(jobs, builders, policy, seed)
