@@ -88,6 +88,7 @@ func TestGuestIsNotTrusted(t *testing.T) {
 		{"the answer to something else", [][]byte{hello, frame(guest.KindReply, guest.Reply{ID: 2})}, guest.ErrFrame},
 		{"numbers that cannot be", [][]byte{hello, frame(guest.KindReply, guest.Reply{ID: 1, RSS: -1})}, guest.ErrFrame},
 		{"more output than it may have", [][]byte{hello, out, out, out, out, out, out}, guest.ErrFrame},
+		{"a form where there is no jobserver", [][]byte{hello, frame(guest.KindForm, []byte("fifo"))}, guest.ErrFrame},
 		{"a giant frame", [][]byte{hello, {'O', 0x7f, 0xff, 0xff, 0xff}}, guest.ErrFrame},
 		{"half a frame", [][]byte{hello, out[:500]}, io.ErrUnexpectedEOF},
 		{"hangs up", [][]byte{hello, out}, io.EOF},

@@ -165,7 +165,7 @@ func TestSlots(t *testing.T) {
 func TestStepsAndSlots(t *testing.T) {
 	f := newFarm(t)
 	say := func(step string) string {
-		return "echo " + step + " $MAKEFLAGS $BUILDCONTROLADDR $BUILDSOCKET $BUILDTOKEN; ls /proc/$$/fd | tr '\\n' ' '; echo"
+		return "echo " + step + " $MAKEFLAGS $BUILDCONTROLADDR $BUILDSOCKET $BUILDTOKEN; if [ -e /proc/$$/fd/3 ]; then echo 3 is open; fi"
 	}
 	p := pkg{
 		compilation: map[string]any{"configure": []any{"x"}, "make": say("in make") + " ;", "test": say("in test") + " ;", "install": say("in install") + " ;"},
@@ -180,10 +180,10 @@ func TestStepsAndSlots(t *testing.T) {
 		wish    int
 		want    []string
 	}{
-		{"shared", 4, 0, []string{"in before" + env, "in configure" + auth + env, "in make" + auth + env + "0 1 2 3 \n", "in test" + auth + env, "in install" + env + "0 1 2 \n", "in after" + env}},
+		{"shared", 4, 0, []string{"in before" + env, "in configure" + auth + env, "in make" + auth + env + "3 is open\n", "in test" + auth + env, "in install" + env, "in after" + env}},
 		{"the recipe wants less", 9, 4, []string{"in make" + auth + env}},
-		{"one", 1, 0, []string{"in configure" + env, "in make" + env + "0 1 2 \n", "in test" + env}},
-		{"the recipe wants one", 4, 1, []string{"in configure" + env, "in make" + env + "0 1 2 \n", "in test" + env}},
+		{"one", 1, 0, []string{"in configure" + env, "in make" + env, "in test" + env}},
+		{"the recipe wants one", 4, 1, []string{"in configure" + env, "in make" + env, "in test" + env}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := p
@@ -196,6 +196,13 @@ func TestStepsAndSlots(t *testing.T) {
 				if !strings.Contains(out, want) {
 					t.Errorf("the log does not say %q:\n%s", want, out)
 				}
+			}
+			opened := 0
+			if tt.ceiling > 1 && tt.wish != 1 {
+				opened = 3 // configure, make and test
+			}
+			if n := strings.Count(out, "\n3 is open\n"); n != opened {
+				t.Errorf("%d steps have the jobserver, not %d", n, opened)
 			}
 			if want := []bool{false, true, true, true, false, false, false}; !slices.Equal(s.steps, want) {
 				t.Errorf("steps %v, not %v", s.steps, want)
