@@ -156,6 +156,9 @@ func (s *Server) command(line string) (answer string, quit bool) {
 		if jobs, err = s.opts.Changed(t, jobs); err != nil {
 			return fmt.Sprintf("%d: %s\n", n, printable(err.Error())), false
 		}
+		if jobs == Unset {
+			return "", false
+		}
 	}
 	t.set(jobs, true)
 	return "", false

@@ -46,7 +46,8 @@ type Options struct {
 	// Changed is asked when a control connection says number:jobs, and gives what
 	// the token gets; an error is what the connection reads. jobs is within
 	// 0..Ceiling, and so is what comes of the answer. It must not wait for long:
-	// the connections of the same listener wait with it. nil: jobs, as they are.
+	// the connections of the same listener wait with it. Unset: it has seen to the
+	// token itself. nil: jobs, as they are.
 	Changed func(t *Token, jobs int) (int, error)
 	Log     *slog.Logger // nil: nowhere
 }

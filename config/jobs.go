@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -102,3 +103,8 @@ func (j Jobs) check() error {
 	}
 	return nil
 }
+
+// The places in the state folder that are about jobs.
+func (c *Config) JobsSocket() string { return filepath.Join(c.State, "jobs.sock") }  // of the build control protocol
+func (c *Config) JobsToken() string  { return filepath.Join(c.State, "jobs.token") } // that its control connections say
+func (c *Config) JobsSaid() string   { return filepath.Join(c.State, "jobs.json") }  // what people have said of jobs

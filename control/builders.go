@@ -23,7 +23,17 @@ type Builder struct {
 	Builds  []BuilderBuild      `json:"builds"` // that it runs
 	Machine use.Machine         `json:"machine"`
 	Memory  int64               `json:"memory,omitempty"` // bytes for all builds together; 0: no bound
+	Jobs    *BuilderJobs        `json:"jobs,omitempty"`   // that builds may run together; absent where nobody counts them
 	Paused  []queue.PauseStatus `json:"paused"`           // why it begins none
+}
+
+// BuilderJobs is how many jobs, such as compilers, a builder runs at one time.
+type BuilderJobs struct {
+	Total   int    `json:"total"`   // that the machine has room for
+	Limit   int    `json:"limit"`   // that builds may run now
+	Why     string `json:"why"`     // they may run so many
+	Granted int    `json:"granted"` // that builds have
+	Used    int    `json:"used"`    // that they run
 }
 
 // WorkerStatus is one way in which a builder builds.
@@ -64,6 +74,9 @@ func (f *Farm) Builders() []Builder {
 		b.Workers = append(b.Workers, WorkerStatus{w.Host, w.Target, w.Cost, w.Cross})
 		b.Archs = append(b.Archs, w.Target)
 	}
+	if st, ok := f.JobsNow(); ok {
+		b.Jobs = &BuilderJobs{st.Total, st.Limit.Slots, st.Limit.Why, st.Granted, st.Used}
+	}
 	slices.Sort(b.Archs)
 	b.Archs = slices.Compact(b.Archs)
 	for _, q := range f.Queue.List(queue.Filter{States: []quarry.State{quarry.Running, quarry.Recording}}) {
@@ -86,6 +99,9 @@ func (f *Farm) showBuilders(c *Call) error {
 		}
 		fmt.Fprintf(c.Out, "%s: %d of %s busy, for %s\n", human.Paint(name, human.Bold, c.Term.Color), b.Busy, human.Count(b.Slots, "place"), strings.Join(b.Archs, ", "))
 		fmt.Fprintln(c.Out, machineText(b.Machine))
+		if j := b.Jobs; j != nil {
+			fmt.Fprintf(c.Out, "%d of %s in use, %d may be: %s\n", j.Used, human.Count(j.Total, "slot"), j.Limit, human.Safe(j.Why, false))
+		}
 		for _, w := range b.Workers {
 			how := "for itself"
 			switch {

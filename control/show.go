@@ -146,6 +146,15 @@ func (f *Farm) status(ctx context.Context, c *Call) error {
 	if st.Planned.IsZero() {
 		fmt.Fprintln(c.Out, "planning: what is wanted is still being found, so there may be more to build than is shown")
 	}
+	slots, ok := f.JobsNow()
+	if ok && slots.Bounded() {
+		fmt.Fprintln(c.Out, slots.LimitText())
+	}
+	for i, b := range live {
+		if has, ok := slots.OfBuild(b.Number); ok && has.Waiting {
+			live[i].Step = has.Text() // none has begun
+		}
+	}
 	for _, p := range st.Paused {
 		fmt.Fprintln(c.Out, pauseText(p, c.Term.Color))
 	}
@@ -270,6 +279,10 @@ func (f *Farm) one(c *Call, b quarry.Build) error {
 	row("push signed", b.Packager.Signed)
 	if b.State == quarry.Running {
 		row("step", b.Step)
+		row("jobs", f.jobsOf(b.Number))
+		if f.Queue.Known(b.Package) {
+			row("expected", "to take "+human.Duration(f.Queue.ExpectedOf(b))+" in all")
+		}
 	}
 	if b.Attempt > 0 {
 		row("attempt", strconv.Itoa(b.Attempt))

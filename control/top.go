@@ -12,6 +12,7 @@ import (
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/internal/cgroup"
 	"github.com/Morphux/quarry/internal/human"
+	"github.com/Morphux/quarry/jobs"
 	"github.com/Morphux/quarry/queue"
 	use "github.com/Morphux/quarry/usage"
 )
@@ -28,8 +29,9 @@ func (f *Farm) topVerb() *Verb {
 	return &Verb{Name: "top", Looks: true, Short: "Show what running builds use, live", Keys: true,
 		Long: "On a terminal it is drawn anew every two seconds until q or ^C; elsewhere it is\n" +
 			"printed once. CPU is of one processor (two that are busy are 200%) over the last\n" +
-			"second or more, memory counts the file cache as the limit does, and PROCS counts\n" +
-			"threads too. \"-\" stands for what is not known (yet).",
+			"second or more, JOBS is how many jobs run of how many may (see jobs), memory\n" +
+			"counts the file cache as the limit does, and PROCS counts threads too. \"-\" stands\n" +
+			"for what is not known (yet).",
 		Example: "top\ntop -n 5 --every 10s\ntop --json",
 		Flags:   liveFlags,
 		Run:     f.top}
@@ -48,6 +50,8 @@ type running struct {
 	Step    string    `json:"step"`
 	Started time.Time `json:"started"`
 	Usage   *use.Live `json:"usage"` // null while it has no workspace
+	// Jobs is what it has of the machine's slots; absent where nobody shares them out.
+	Jobs *jobs.BuildStatus `json:"jobs,omitempty"`
 }
 
 type topJSON struct {
@@ -65,10 +69,14 @@ func (f *Farm) running() []running {
 			live[l.Build] = l
 		}
 	}
+	slots, _ := f.JobsNow()
 	for _, b := range f.Queue.List(queue.Filter{States: []quarry.State{quarry.Running}}) {
 		r := running{Build: b.Number, Attempt: b.Attempt, Package: b.Package, Version: b.Version, Arch: b.Arch, Channel: b.Channel, Step: b.Step, Started: b.Started}
 		if l, ok := live[b.Number]; ok {
 			r.Usage, r.Step = &l, l.Now.Step
+		}
+		if j, ok := slots.OfBuild(b.Number); ok {
+			r.Jobs = &j.BuildStatus
 		}
 		list = append(list, r)
 	}
@@ -104,13 +112,18 @@ func (f *Farm) look(c *Call, w io.Writer, v view) error {
 	if n := st.Counts[quarry.Queued] + st.Counts[quarry.Waiting]; n > 0 {
 		head += fmt.Sprintf(", %d queued, %d waiting", st.Counts[quarry.Queued], st.Counts[quarry.Waiting])
 	}
-	var total struct{ cpu, memory, read, written, procs, disk cgroup.Count }
+	var total topTotal
 	add := func(to *cgroup.Count, n cgroup.Count) {
 		if n.Known {
 			*to = cgroup.Of(to.N + n.N)
 		}
 	}
 	for _, r := range builds {
+		if j := r.Jobs; j != nil {
+			total.known = true
+			total.used += j.Used
+			total.granted += j.Granted
+		}
 		if u := r.Usage; u != nil {
 			add(&total.cpu, u.Rate.CPU)
 			add(&total.memory, u.Now.Memory)
@@ -122,6 +135,9 @@ func (f *Farm) look(c *Call, w io.Writer, v view) error {
 	}
 	fmt.Fprintln(w, head+v.note(now, c.Term.Color))
 	fmt.Fprintln(w, machineText(machine))
+	if slots, ok := f.JobsNow(); ok && slots.Bounded() {
+		fmt.Fprintln(w, human.Paint(slots.LimitText(), human.Yellow, c.Term.Color))
+	}
 	for _, p := range st.Paused {
 		fmt.Fprintln(w, pauseText(p, c.Term.Color))
 	}
@@ -138,7 +154,7 @@ func (f *Farm) look(c *Call, w io.Writer, v view) error {
 		t.build(r, now)
 	}
 	if len(builds) > 1 {
-		t.rows = append(t.rows, []any{"total", "", "", "", "", "", "", percent(total.cpu), "", size(total.memory), "", size(total.read), size(total.written), count(total.procs), size(total.disk)})
+		t.rows = append(t.rows, []any{"total", "", "", "", "", "", "", percent(total.cpu), "", total.jobs(), size(total.memory), "", size(total.read), size(total.written), count(total.procs), size(total.disk)})
 	}
 	if err := t.writeTo(w); err != nil {
 		return err
@@ -147,6 +163,21 @@ func (f *Farm) look(c *Call, w io.Writer, v view) error {
 		fmt.Fprintf(w, "and %d more\n", n)
 	}
 	return nil
+}
+
+// topTotal is what all builds use together.
+type topTotal struct {
+	cpu, memory, read, written, procs, disk cgroup.Count
+
+	used, granted int // slots
+	known         bool
+}
+
+func (t topTotal) jobs() string {
+	if !t.known {
+		return "-"
+	}
+	return fmt.Sprintf("%d/%d", t.used, t.granted)
 }
 
 func machineText(m use.Machine) string {
@@ -169,10 +200,10 @@ type topTable struct {
 }
 
 var (
-	topHead  = []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STEP", "SINCE", "CPU", "", "MEMORY", "OF", "READ/S", "WRITE/S", "PROCS", "DISK"}
+	topHead  = []string{"BUILD", "PACKAGE", "VERSION", "ARCH", "CHANNEL", "STEP", "SINCE", "CPU", "", "JOBS", "MEMORY", "OF", "READ/S", "WRITE/S", "PROCS", "DISK"}
 	topRight = 6 // numbers begin here
 	// What to leave out first.
-	topSpare = []string{"", "OF", "CHANNEL", "DISK", "VERSION", "ARCH", "READ/S", "WRITE/S"}
+	topSpare = []string{"", "OF", "CHANNEL", "DISK", "VERSION", "ARCH", "READ/S", "WRITE/S", "JOBS"}
 )
 
 func (t *topTable) build(r running, now time.Time) {
@@ -185,7 +216,10 @@ func (t *topTable) build(r running, now time.Time) {
 	if u == nil {
 		u = &use.Live{}
 	}
-	bar := ""
+	bar, slots := "", "-"
+	if j := r.Jobs; j != nil && !j.Waiting {
+		slots = fmt.Sprintf("%d/%d", j.Used, j.Granted)
+	}
 	memory := human.Cell(size(u.Now.Memory), human.Plain)
 	of := "-"
 	if u.Memory > 0 {
@@ -197,7 +231,7 @@ func (t *topTable) build(r running, now time.Time) {
 	if u.CPUs > 0 && u.Rate.CPU.Known {
 		bar = gauge(float64(u.Rate.CPU.N) / 100 / u.CPUs)
 	}
-	t.rows = append(t.rows, append(row, percent(u.Rate.CPU), human.Cell(bar, human.Green), memory, of,
+	t.rows = append(t.rows, append(row, percent(u.Rate.CPU), human.Cell(bar, human.Green), slots, memory, of,
 		size(u.Rate.Read), size(u.Rate.Written), count(u.Now.Procs), size(u.Now.Disk)))
 }
 

@@ -79,6 +79,8 @@ type Farm struct {
 	Pruner Pruner
 	// Builder is the name of this machine, as in records.
 	Builder string
+	// Jobs shares the machine's slots among builds; nil: nobody does.
+	Jobs Jobs
 
 	drawOnce sync.Once
 	draws    chan struct{} // see drawing
@@ -180,7 +182,7 @@ func Verbs(f *Farm) Table {
 	}
 	// Before help and the hidden ones.
 	at := slices.IndexFunc(t, func(v *Verb) bool { return v.Name == "whoami" })
-	t = slices.Insert(t, at, slices.Concat(Table{f.signersVerb(), f.pruneVerb()}, f.promoteVerbs(), f.verifyVerbs(), f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
+	t = slices.Insert(t, at, slices.Concat(Table{f.signersVerb(), f.pruneVerb()}, f.jobsVerbs(), f.promoteVerbs(), f.verifyVerbs(), f.groupVerbs(), f.imageVerbs(), f.tokenVerbs(), f.keysVerbs())...)
 	for _, v := range t {
 		v.Long = fill(v.Long)
 	}

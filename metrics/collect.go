@@ -29,6 +29,10 @@ var (
 	queueLast    = desc("queue_last_number", "The highest number of a build.")
 	workers      = desc("workers", "Builds at once, by whether one runs.", "state")
 	workspaces   = desc("pool_workspaces", "Clean workspaces, by state: warm (ready), making, busy (in use by a build).", "state", "channel", "arch")
+	jobsSlots    = desc("jobs_slots", "Slots of the machine, by state: used (a job runs), unused (a build has it), free (any build may have it), withheld (by the limit).", "state")
+	jobsLimit    = desc("jobs_limit", "Slots that builds may take now.")
+	jobsBuilds   = desc("jobs_builds", "Builds that have slots (running), and that wait for their first (waiting).", "state")
+	jobsClients  = desc("jobs_clients", "Connections of build programs that speak the build control protocol.")
 	diskFree     = desc("state_disk_free_bytes", "What the state folder's disk has free.")
 	diskSize     = desc("state_disk_size_bytes", "What the state folder's disk holds in all.")
 	partSize     = desc("state_used_bytes", "What parts of the state folder take, as measured in the last minutes.", "part")
@@ -84,6 +88,29 @@ func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
 			gauge(ch, workspaces, float64(n), state, p.Channel, p.Arch)
 		}
 	}
+}
+
+type jobsCollector struct{ jobs func() (Jobs, bool) }
+
+func (jobsCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{jobsSlots, jobsLimit, jobsBuilds, jobsClients} {
+		ch <- d
+	}
+}
+
+func (c jobsCollector) Collect(ch chan<- prometheus.Metric) {
+	j, ok := c.jobs()
+	if !ok {
+		return
+	}
+	// Builds that began under a higher limit may have more than the limit for a while.
+	for state, n := range map[string]int{"used": j.Used, "unused": j.Out - j.Used, "free": j.Limit - j.Out, "withheld": j.Total - max(j.Limit, j.Out)} {
+		gauge(ch, jobsSlots, float64(max(0, n)), state)
+	}
+	gauge(ch, jobsLimit, float64(j.Limit))
+	gauge(ch, jobsBuilds, float64(j.Running), "running")
+	gauge(ch, jobsBuilds, float64(j.Waiting), "waiting")
+	gauge(ch, jobsClients, float64(j.Clients))
 }
 
 // measureEvery is how old the sizes of the state folder's parts may be: to measure

@@ -28,14 +28,26 @@ type Pool struct {
 	Warm, Making, Busy int
 }
 
+// Jobs counts the machine's slots: jobs that it can run at one time.
+type Jobs struct {
+	Total   int // slots that there are
+	Limit   int // that builds may take now
+	Out     int // that builds have
+	Used    int // of them those in which a job runs
+	Running int // builds that have some
+	Waiting int // builds that wait for their first
+	Clients int // connections of build programs that speak the build control protocol
+}
+
 // Options say where the figures come from that are looked up when they are asked
 // for. A function that is nil leaves its figures out.
 type Options struct {
 	Version string
 	Queue   func() queue.Status
 	Pool    func() []Pool
-	State   string            // the state folder; "": left out
-	Parts   map[string]string // its parts, by a name of one's own, e.g. logs
+	Jobs    func() (j Jobs, ok bool) // ok is false where nobody shares slots out
+	State   string                   // the state folder; "": left out
+	Parts   map[string]string        // its parts, by a name of one's own, e.g. logs
 }
 
 // Metrics are the farm's. Its methods may be called by several goroutines at
@@ -48,6 +60,7 @@ type Metrics struct {
 	builds, steps         *prometheus.HistogramVec
 	requests              *prometheus.CounterVec
 	requestTime           *prometheus.HistogramVec
+	slotTime, slotCPU     prometheus.Counter
 	mu                    sync.Mutex // guards the following
 	begun                 map[int64]bool
 }
@@ -75,15 +88,20 @@ func New(o Options) *Metrics {
 	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts(opts("http_requests_total", "Requests that were answered over HTTP, by route.")), []string{"route", "method", "code"})
 	m.requestTime = prometheus.NewHistogramVec(histogram("http_request_duration_seconds", "Time that answers over HTTP took, streams left out.",
 		[]float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}), []string{"route"})
+	m.slotTime = prometheus.NewCounter(prometheus.CounterOpts(opts("build_slot_seconds_total", "Slots that builds with a result had, times how long they had them.")))
+	m.slotCPU = prometheus.NewCounter(prometheus.CounterOpts(opts("build_slot_cpu_seconds_total", "CPU time of the same builds.")))
 	info := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "quarry", Name: "build_info", Help: "What this farm runs; always 1.",
 		ConstLabels: prometheus.Labels{"version": o.Version, "goversion": runtime.Version()}}, func() float64 { return 1 })
-	m.registry.MustRegister(m.ended, m.failures, m.start, m.record, m.commit, m.builds, m.steps, m.requests, m.requestTime, info,
+	m.registry.MustRegister(m.ended, m.failures, m.start, m.record, m.commit, m.builds, m.steps, m.requests, m.requestTime, m.slotTime, m.slotCPU, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if o.Queue != nil {
 		m.registry.MustRegister(queueCollector{o.Queue})
 	}
 	if o.Pool != nil {
 		m.registry.MustRegister(poolCollector{o.Pool})
+	}
+	if o.Jobs != nil {
+		m.registry.MustRegister(jobsCollector{o.Jobs})
 	}
 	if o.State != "" {
 		m.registry.MustRegister(&diskCollector{state: o.State, parts: o.Parts})
@@ -141,6 +159,10 @@ func (m *Metrics) Recorded(o *quarry.Outcome, took time.Duration) {
 	m.builds.WithLabelValues(string(o.Status), o.Build.Arch).Observe(o.Ended.Sub(o.Started).Seconds())
 	for _, s := range o.Steps {
 		m.steps.WithLabelValues(s.Name).Observe(s.Wall.Seconds())
+	}
+	if u := o.Usage; u.SlotTime > 0 {
+		m.slotTime.Add(u.SlotTime.Seconds())
+		m.slotCPU.Add((u.User + u.Sys).Seconds())
 	}
 	if f := o.Failure; f != nil {
 		m.failures.WithLabelValues(f.Step, string(f.Cause), f.Class).Inc()

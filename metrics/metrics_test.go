@@ -31,6 +31,9 @@ func farm(t *testing.T) *Metrics {
 				Envs:   []queue.EnvironmentStatus{{Environment: env, Waiting: 3, Queued: 2, Running: 1}},
 				Paused: []queue.PauseStatus{{Environment: &env, Pause: queue.Pause{Reason: "no base"}}}}
 		},
+		Jobs: func() (Jobs, bool) {
+			return Jobs{Total: 8, Limit: 6, Out: 5, Used: 3, Running: 2, Waiting: 1, Clients: 4}, true
+		},
 		Pool: func() []Pool { return []Pool{{"testing", "x86_64", 2, 1, 1}} },
 	})
 	m.Gauge("ssh_sessions", "Commands under way over SSH.", func() float64 { return 3 })
@@ -43,6 +46,7 @@ func farm(t *testing.T) *Metrics {
 	m.Build(b)
 	m.Recorded(&quarry.Outcome{Build: b, Status: quarry.Failed, Started: b.Started, Ended: b.Ended,
 		Steps:   []quarry.Step{{Name: quarry.StepMake, Wall: 15 * time.Second}},
+		Usage:   quarry.Usage{User: 20 * time.Second, Sys: 5 * time.Second, SlotTime: 40 * time.Second},
 		Failure: &quarry.Failure{Step: quarry.StepMake, Cause: quarry.CauseExit, Class: "missing-header"}}, 30*time.Millisecond)
 	m.Request("GET /builds/{n}", "GET", 200, 4*time.Millisecond, false)
 	m.Request("", "BREW", 405, time.Millisecond, false)
@@ -85,6 +89,8 @@ func TestLint(t *testing.T) {
 		`quarry_builds_ended_total{arch="x86_64",channel="testing",state="failed"} 1`,
 		`quarry_build_failures_total{cause="exit",class="missing-header",step="make"} 1`,
 		`quarry_push_to_start_seconds_count 1`, `quarry_push_to_start_seconds_sum 3`, `quarry_push_to_record_seconds_sum 20`,
+		`quarry_jobs_slots{state="used"} 3`, `quarry_jobs_slots{state="unused"} 2`, `quarry_jobs_slots{state="free"} 1`, `quarry_jobs_slots{state="withheld"} 2`,
+		`quarry_jobs_limit 6`, `quarry_jobs_builds{state="waiting"} 1`, `quarry_jobs_clients 4`, `quarry_build_slot_seconds_total 40`, `quarry_build_slot_cpu_seconds_total 25`,
 		`quarry_step_duration_seconds_sum{step="make"} 15`, `quarry_results_commit_seconds_bucket{le="0.05"} 1`,
 		`quarry_http_requests_total{code="405",method="other",route="none"} 1`,
 		`quarry_ssh_sessions 3`, `quarry_build_info{`, `process_open_fds`, `go_goroutines`,

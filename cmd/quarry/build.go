@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/Morphux/quarry"
@@ -202,6 +203,16 @@ func buildFolder(ctx context.Context, a *app, c *config.Config, dir, arch, chann
 	if err != nil {
 		return nil, nil, err
 	}
+	share, err := newSlots(c, store, false, a.logger(log))
+	if err != nil {
+		return nil, nil, err
+	}
+	pipe.Jobs = share.Governor
+	sharing, done := context.WithCancel(ctx)
+	var watched sync.WaitGroup
+	watched.Go(func() { _ = share.Run(sharing) }) // it ends without an error
+	defer watched.Wait()
+	defer done()
 	log, explained := explainLocal(log)
 	out, err := pipe.Run(ctx, pipeline.Input{Build: b, Recipe: r, Source: source, Deps: deps, Log: log,
 		Reproduce: fmt.Sprintf("quarry build --arch %s %s%s", arch, how, strconv.Quote(dir))})
@@ -440,6 +451,9 @@ func printOutcome(w io.Writer, o *quarry.Outcome, rec *results.Record, color boo
 		}
 	}
 	fmt.Fprintf(w, "\nPeak memory %s", human.Size(o.Usage.PeakMemory))
+	if u := rec.Usage; u.PeakJobs > 1 {
+		fmt.Fprintf(w, ", %d jobs at most, %.1f in the mean where there were more than one", u.PeakJobs, u.Width)
+	}
 	if rec.Time.SBU > 0 {
 		fmt.Fprintf(w, ", %.2f SBU", rec.Time.SBU)
 	}

@@ -18,10 +18,11 @@ import (
 )
 
 // newMetrics makes the farm's metrics. q is asked when somebody looks.
-func newMetrics(c *config.Config, q func() *queue.Queue, store *images.Store, happened *events.Log) *metrics.Metrics {
+func newMetrics(c *config.Config, q func() *queue.Queue, store *images.Store, share *slots, happened *events.Log) *metrics.Metrics {
 	m := metrics.New(metrics.Options{
 		Version: version, State: c.State,
 		Queue: func() queue.Status { return q().Status() },
+		Jobs:  share.metrics,
 		Pool: func() (list []metrics.Pool) {
 			for _, e := range store.Workspaces() {
 				list = append(list, metrics.Pool{Channel: e.Channel, Arch: e.Arch, Warm: e.Warm, Making: e.Making, Busy: e.Busy})

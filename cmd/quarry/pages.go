@@ -22,7 +22,7 @@ func newPages(c *config.Config, st *stages, farm *control.Farm, log *slog.Logger
 		Record: st.recordOf, Past: farm.Past,
 		Records: pages.Records{Index: st.index, Snapshot: st.results.Snapshot, Lines: farm.Channels, Default: c.DefaultChannel,
 			Artifacts: true, Votes: st.Votes, Clone: st.ssh},
-		Environments: st.images.Environments, Disk: st.space, Workers: c.Ways(), Log: log,
+		Environments: st.images.Environments, Disk: st.space, Workers: c.Ways(), Jobs: farm.JobsNow, Log: log,
 	})
 }
 

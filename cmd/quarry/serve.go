@@ -121,6 +121,15 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	pipe.Usage = used
+	share, err := newSlots(c, store, true, log)
+	if err != nil {
+		return err
+	}
+	pipe.Jobs = share.Governor
+	if err := share.listen(ctx); err != nil {
+		return err
+	}
+	defer share.close()
 	open := newShells(c, store, sshBase(c.SSH.Listen), log, reporter)
 	pipe.Keep = open.keep
 	st := &stages{cfg: c, log: log, conn: conn, images: store, pipeline: pipe, repos: packages, results: res, index: res.Index(), logs: logs, events: reporter, ssh: sshBase(c.SSH.Listen), verified: make(chan struct{})}
@@ -128,7 +137,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		return err
 	}
 	var q *queue.Queue
-	m := newMetrics(c, func() *queue.Queue { return q }, store, happened)
+	m := newMetrics(c, func() *queue.Queue { return q }, store, share, happened)
 	st.metrics = m
 	q, err = queue.New(queue.Options{
 		Fs:       afero.NewBasePathFs(afero.NewOsFs(), c.Journal()),
@@ -136,14 +145,18 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		Probe: st.probe, ProbeEnvironment: st.probeEnvironment, Graph: st.graph, Past: st.past, Campaigns: st, Groups: groups{st}, Compare: st.compare,
 		Observe: func(b quarry.Build) { reporter.Build(b); m.Build(b) }, ObservePauses: func(list []queue.PauseStatus) { reporter.Pauses(pausesOf(list)) },
 		Memory: c.BuildMemory(), BuildMemory: int64(c.Limits.Memory),
+		Room:    func() int { return int(share.room.Load()) },
+		Slots:   func() queue.Slots { return *share.shared.Load() },
 		Workers: c.Workers(), ReplanEvery: time.Duration(c.Queue.Replan), Log: log,
 	})
 	if err != nil {
 		return err
 	}
+	st.width = q.Width
 	st.makeUp(ctx, q)
 	farm := &control.Farm{Queue: q, Logs: logs, Events: happened, Usage: used, Shells: open, Images: store, Channels: farmChannels(c), Version: version, Started: began, Tokens: bearers,
 		Default: c.DefaultChannel, Workers: c.Ways(), Confirm: control.Confirm{Builds: c.Push.Confirm, Time: time.Duration(c.Push.ConfirmTime)}}
+	farm.Jobs = share
 	farm.Why = why{st}
 	farm.Past = st.forgotten(q)
 	teller, err := newNotify(c, farm, happened, res, people, log)
@@ -200,6 +213,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 	log.Info("quarry serves", "version", version, "ssh", listener.Addr(), "state", c.State, "workers", c.Workers())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return q.Run(ctx) })
+	group.Go(func() error { return share.run(ctx, st, q) })
 	group.Go(func() error { return st.maintain(ctx) })
 	group.Go(func() error { st.expect(ctx, q); return nil })
 	group.Go(func() error { return st.writeNotes(ctx, happened) })

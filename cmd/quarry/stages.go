@@ -121,7 +121,8 @@ type stages struct {
 	logs     *livelog.Store
 	events   *events.Reporter
 	metrics  *metrics.Metrics
-	ssh      string // how people reach us, e.g. ssh://farm:2222
+	ssh      string                         // how people reach us, e.g. ssh://farm:2222
+	width    func(pkg, arch string) float64 // jobs that its builds had a use for, see [queue.Queue.Width]
 	// verified is closed when what lies on disk of bases and instances has been
 	// looked at. No build begins before: what is damaged would be blamed on it.
 	verified chan struct{}
@@ -337,7 +338,7 @@ func (f *stages) run(ctx context.Context, b quarry.Build, direct []quarry.DepUse
 		fmt.Fprintf(log, "==> quarry: built without %s, as that needs %s in turn; it is built again when that is there\n", strings.Join(b.Without, ", "), b.Package)
 	}
 	out, err = f.pipeline.Run(ctx, pipeline.Input{
-		Build: b, Recipe: recipe, Source: source, Deps: deps, Log: log, OnStep: onStep, Reproduce: reproduce, Weight: weight(b),
+		Build: b, Recipe: recipe, Source: source, Deps: deps, Log: log, OnStep: onStep, Reproduce: reproduce, Weight: weight(b), Width: f.width(b.Package, b.Arch),
 	})
 	if err != nil {
 		return nil, f.classify(err)

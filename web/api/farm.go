@@ -19,6 +19,9 @@ func (a *API) farmRoutes() []route {
 			answers: []answer{{200, "the verbs", jsonOf[[]Verb](), []string{"ETag"}}}, handle: a.listVerbs},
 		{method: "GET", path: "/api/v1/builders", id: "listBuilders", tag: "farm", short: "List what builds, and what it does",
 			answers: []answer{{200, "the builders", jsonOf[[]control.Builder](), []string{"ETag"}}}, handle: a.listBuilders},
+		{method: "GET", path: "/api/v1/jobs", id: "getJobs", tag: "farm", short: "Show who has how many of the machine's slots",
+			long:    "A slot is the right to run one job, such as a compiler, at one time. The verbs jobs set and jobs limit change who has how many.",
+			answers: []answer{{200, "the slots, and the builds that have some", jsonOf[control.JobsStatus](), []string{"ETag"}}}, errors: []int{404}, handle: a.getJobs},
 	}
 	for _, v := range []struct{ path, id, verb, short string }{
 		{"/api/v1/status", "getStatus", "status", "Show what the farm does, as the verb status does"},
@@ -43,6 +46,14 @@ func (a *API) getDocument(w http.ResponseWriter, r *http.Request) error {
 
 func (a *API) listBuilders(w http.ResponseWriter, r *http.Request) error {
 	return send(w, r, http.StatusOK, a.farm.Builders())
+}
+
+func (a *API) getJobs(w http.ResponseWriter, r *http.Request) error {
+	st, ok := a.farm.JobsNow()
+	if !ok {
+		return notFound("this farm shares no jobs out")
+	}
+	return send(w, r, http.StatusOK, st)
 }
 
 // ofVerb answers with what a verb without arguments prints.

@@ -49,6 +49,7 @@ type buildParts struct {
 	Expected, Took time.Duration
 	Known          bool // Expected is no guess
 	Live           *usage.Live
+	Slots          *control.JobsBuild // what it has of the machine's; nil: nothing, or nobody knows
 	Curves         []curve
 	Steps          []stepView
 	Whole          time.Duration // of all steps
@@ -193,13 +194,14 @@ func (s *Site) readLog(ctx context.Context, v *buildView, first int64) error {
 
 // partsOf gathers what is known of a build.
 func (s *Site) partsOf(ctx context.Context, b quarry.Build) buildParts {
-	v := buildParts{Build: b, Expected: s.Queue.Expected(b.Package, b.Arch), Known: s.Queue.Known(b.Package)}
+	v := buildParts{Build: b, Expected: s.Queue.ExpectedOf(b), Known: s.Queue.Known(b.Package)}
 	running := b.State == quarry.Running || b.State == quarry.Recording
 	switch {
 	case b.State.Ended() && b.Attempt > 0 && !b.Started.IsZero():
 		v.Took = b.Ended.Sub(b.Started)
 	case running:
 		v.Took = time.Since(b.Started)
+		v.Slots = slotsOf(s.slots(), b)
 	}
 	var attempt *usage.Attempt
 	if s.Usage != nil && b.Attempt > 0 {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/control"
 	"github.com/Morphux/quarry/graph"
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/queue"
@@ -26,6 +27,7 @@ type buildersView struct {
 	Workers      []graph.Worker
 	Memory       int64 // bytes that all builds may take; 0: no bound
 	Disk         *disk
+	Slots        *control.JobsStatus // nil: nobody shares them out
 }
 
 type disk struct{ Free, Size int64 }
@@ -34,7 +36,7 @@ type disk struct{ Free, Size int64 }
 func (d disk) Used() int64 { return d.Size - d.Free }
 
 func (s *Site) builders(ctx context.Context, _ *http.Request) (*page, error) {
-	v := &buildersView{Machine: s.Machine(), Status: s.Queue.Status(), Workers: s.Workers, Memory: s.Queue.Memory()}
+	v := &buildersView{Machine: s.Machine(), Status: s.Queue.Status(), Workers: s.Workers, Memory: s.Queue.Memory(), Slots: s.slots()}
 	v.Trouble = troubles(v.Status)
 	v.Running = s.Queue.List(queue.Filter{States: []quarry.State{quarry.Running, quarry.Recording}})
 	if s.Environments != nil {

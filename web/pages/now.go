@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"github.com/Morphux/quarry/control"
 	"github.com/Morphux/quarry/queue"
 	"github.com/Morphux/quarry/usage"
 )
@@ -31,6 +32,7 @@ type nowView struct {
 	Trouble []trouble
 	Ended   []quarry.Build
 	Machine usage.Machine
+	Slots   *control.JobsStatus // nil: nobody shares them out
 }
 
 // trouble is something that keeps builds from being made.
@@ -47,7 +49,7 @@ func (s *Site) now(ctx context.Context, _ *http.Request) (*page, error) {
 }
 
 func (s *Site) nowView() *nowView {
-	v := &nowView{Status: s.Queue.Status(), Machine: s.Machine()}
+	v := &nowView{Status: s.Queue.Status(), Machine: s.Machine(), Slots: s.slots()}
 	v.Trouble = troubles(v.Status)
 	live := map[int64]usage.Live{}
 	if s.Usage != nil {
@@ -58,7 +60,7 @@ func (s *Site) nowView() *nowView {
 	running := s.Queue.List(queue.Filter{States: []quarry.State{quarry.Running, quarry.Recording}})
 	slices.Reverse(running) // what began first comes first
 	for _, b := range running {
-		p := buildParts{Build: b, Expected: s.Queue.Expected(b.Package, b.Arch), Known: s.Queue.Known(b.Package), Took: time.Since(b.Started)}
+		p := buildParts{Build: b, Expected: s.Queue.ExpectedOf(b), Known: s.Queue.Known(b.Package), Took: time.Since(b.Started), Slots: slotsOf(v.Slots, b)}
 		if l, ok := live[b.Number]; ok {
 			p.Live = &l
 			p.Step = l.Now.Step
@@ -71,6 +73,31 @@ func (s *Site) nowView() *nowView {
 	v.Ended = s.Queue.List(queue.Filter{States: ends, Limit: endedShown})
 	slices.SortStableFunc(v.Ended, func(a, b quarry.Build) int { return b.Ended.Compare(a.Ended) })
 	return v
+}
+
+// slots tells which build has how many of the machine's slots; nil where nobody
+// shares them out.
+func (s *Site) slots() *control.JobsStatus {
+	if s.Jobs == nil {
+		return nil
+	}
+	st, ok := s.Jobs()
+	if !ok {
+		return nil
+	}
+	return &st
+}
+
+// slotsOf is the part of one build; nil when it has none.
+func slotsOf(st *control.JobsStatus, b quarry.Build) *control.JobsBuild {
+	if st == nil {
+		return nil
+	}
+	j, ok := st.OfBuild(b.Number)
+	if !ok {
+		return nil
+	}
+	return &j
 }
 
 // troubles lists what of the queue people should know of.

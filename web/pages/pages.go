@@ -65,6 +65,9 @@ type Source struct {
 	Disk         func() (free, size int64, err error) // bytes, where the farm keeps its state
 	Machine      func() usage.Machine                 // nil: this one
 	Workers      []graph.Worker                       // what builds for what; none: each arch in a system of its own
+	// Jobs tells which build has how many of the machine's slots; ok is false, or
+	// Jobs nil, where nobody shares them out.
+	Jobs func() (st control.JobsStatus, ok bool)
 
 	Log *slog.Logger // nil: slog.Default()
 }
