@@ -28,7 +28,6 @@ type slots struct {
 	listeners []net.Listener // of control
 	changed   chan struct{}  // the limit has
 	room      atomic.Int64   // see queue.Options.Room
-	shared    atomic.Pointer[queue.Slots]
 }
 
 // newSlots makes the governor of a configuration, for a daemon or else for one
@@ -47,9 +46,7 @@ func newSlots(c *config.Config, store *images.Store, daemon bool, log *slog.Logg
 	if s.Governor, err = jobs.New(o); err != nil {
 		return nil, err
 	}
-	st := s.Status()
-	s.makeRoom(st.Limit)
-	s.shared.Store(sharedOf(st))
+	s.makeRoom(s.Status().Limit)
 	return s, nil
 }
 
@@ -113,7 +110,6 @@ func (s *slots) run(ctx context.Context, st *stages, q *queue.Queue) error {
 		group.Go(func() error { return s.control.Serve(ctx, l) })
 	}
 	group.Go(func() error { s.watch(ctx, st, q); return nil })
-	group.Go(func() error { s.follow(ctx); return nil })
 	return group.Wait()
 }
 
@@ -146,51 +142,6 @@ func (s *slots) handEnds(h *jobs.Hand) <-chan time.Time {
 		return nil
 	}
 	return time.After(max(time.Until(h.Until), 0) + time.Second)
-}
-
-// followEvery is the least time between two looks at what builds have.
-const followEvery = 200 * time.Millisecond
-
-// follow keeps what the queue may ask for at any time.
-func (s *slots) follow(ctx context.Context) {
-	changed, stop := s.Subscribe()
-	defer stop()
-	for {
-		s.shared.Store(sharedOf(s.Status()))
-		select {
-		case <-time.After(followEvery):
-		case <-ctx.Done():
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// sharedOf is how many slots each build may count on: its part by weight, what it
-// has now where others leave it more, or what somebody has set.
-func sharedOf(st jobs.Status) *queue.Slots {
-	all := &queue.Slots{All: max(1, st.Limit.Slots), Most: max(1, st.Max), Of: map[int64]float64{}}
-	whole := 0.0
-	for _, b := range st.Builds {
-		if !b.Waiting {
-			whole += b.Weight
-		}
-	}
-	for _, b := range st.Builds {
-		if b.Waiting || b.Number <= 0 {
-			continue
-		}
-		n := max(float64(all.All)*b.Weight/whole, float64(b.Granted))
-		if b.Hand > 0 {
-			n = float64(b.Hand)
-		}
-		all.Of[b.Number] = max(1, min(n, float64(b.Ceiling)))
-	}
-	return all
 }
 
 // metrics counts slots for Prometheus.

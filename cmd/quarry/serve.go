@@ -146,7 +146,7 @@ func serve(ctx context.Context, c *config.Config, log *slog.Logger) (err error) 
 		Observe: func(b quarry.Build) { reporter.Build(b); m.Build(b) }, ObservePauses: func(list []queue.PauseStatus) { reporter.Pauses(pausesOf(list)) },
 		Memory: c.BuildMemory(), BuildMemory: int64(c.Limits.Memory),
 		Room:    func() int { return int(share.room.Load()) },
-		Slots:   func() queue.Slots { return *share.shared.Load() },
+		Slots:   slotsOf(share.Status),
 		Workers: c.Workers(), ReplanEvery: time.Duration(c.Queue.Replan), Log: log,
 	})
 	if err != nil {
