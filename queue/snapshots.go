@@ -267,7 +267,7 @@ type Past struct {
 func pastOf(o *quarry.Outcome) Past {
 	return Past{Package: o.Build.Package, Arch: o.Build.Arch, Size: o.Usage.SourceSize, Ran: sched.Ran{
 		Took: o.Ended.Sub(o.Started), CPU: o.Usage.User + o.Usage.Sys,
-		SlotTime: o.Usage.SlotTime, Width: o.Usage.Width, Jobs: o.Host.Jobs,
+		SlotTime: o.Usage.SlotTime, Width: o.Usage.Width, Jobs: o.Host.Jobs, CPUs: o.Host.CPUs,
 	}}
 }
 

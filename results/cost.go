@@ -11,7 +11,7 @@ type Cost struct {
 	CPU        time.Duration // of all that ran in the workspace
 	SlotTime   time.Duration // see quarry.Usage, as Width
 	Width      float64
-	Jobs       int // make's -j
+	Jobs, CPUs int // make's -j, and processors of the machine
 }
 
 // costOf reads the cost out of a record's text, in the form that Marshal gives
@@ -47,10 +47,13 @@ func costOf(data string) (c Cost) {
 		}
 	})
 	table("host", func(key, value string) {
-		if key == "jobs" {
-			if n, _ := scanInt(value); n <= maxWidth {
-				c.Jobs = int(n)
-			}
+		n, _ := scanInt(value)
+		switch {
+		case n > maxWidth:
+		case key == "jobs":
+			c.Jobs = int(n)
+		case key == "cpus":
+			c.CPUs = int(n)
 		}
 	})
 	return c

@@ -12,6 +12,7 @@ type Ran struct {
 	SlotTime time.Duration
 	Width    float64
 	Jobs     int // the most jobs that it could ever have run; 0: not known
+	CPUs     int // processors of the machine; 0: not known
 }
 
 // run is what an [Estimator] keeps of a build.
@@ -52,9 +53,13 @@ func (b Ran) run() run {
 		return r
 	}
 	n = min(n, maxSlots)
-	r.slots, r.most = float32(n), float32(n*reach)
+	most := n * reach
+	if b.CPUs > 0 { // more jobs than that make nothing quicker
+		n, most = min(n, float64(b.CPUs)), min(most, float64(b.CPUs))
+	}
+	r.slots, r.most = float32(n), float32(most)
 	if had := b.SlotTime.Seconds() / b.Took.Seconds(); shared && (b.Jobs == 1 || had > n*idle) {
-		r.most = float32(n * idle)
+		r.most = float32(min(n*idle, most))
 		if n < told { // it had slots, and was one job all the same
 			r.most, r.part = float32(n), 0
 		}

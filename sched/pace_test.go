@@ -116,6 +116,18 @@ func TestPaceBeforeSharing(t *testing.T) {
 	}
 }
 
+// TestPaceOfTooManyJobs: slots beyond the processors make nothing quicker.
+func TestPaceOfTooManyJobs(t *testing.T) {
+	var e Estimator
+	// 20 seconds alone, and 80 shared by the two processors that there are.
+	e.Observe("a", "x86_64", 0, Ran{Took: secs(60), CPU: secs(100), SlotTime: secs(400), Width: 7.5, Jobs: 8, CPUs: 2})
+	for n, want := range map[float64]int{1: 100, 2: 60, 4: 60, 100: 60} {
+		if got := e.Expect("a", "x86_64", 0, n); !within(got, secs(want), 0.001) {
+			t.Errorf("with %v slots: %v, want %d s", n, got, want)
+		}
+	}
+}
+
 func FuzzPace(f *testing.F) {
 	f.Add(int64(1e9), int64(2e9), int64(2e9), 2.0, 4, 3.0, uint8(3))
 	f.Add(int64(1), int64(-1), int64(1<<62), math.NaN(), -1, math.Inf(1), uint8(200))
@@ -123,7 +135,7 @@ func FuzzPace(f *testing.F) {
 	f.Fuzz(func(t *testing.T, took, cpu, slots int64, width float64, jobs int, with float64, many uint8) {
 		var e Estimator
 		for i := range int(many%8) + 1 {
-			e.Observe("a", fmt.Sprint("arch", i%2), took, Ran{time.Duration(took), time.Duration(cpu) / time.Duration(i+1), time.Duration(slots), width * float64(i), jobs})
+			e.Observe("a", fmt.Sprint("arch", i%2), took, Ran{time.Duration(took), time.Duration(cpu) / time.Duration(i+1), time.Duration(slots), width * float64(i), jobs, jobs / 2})
 			e.Observe("b", "arch0", 0, Ran{Took: time.Minute, CPU: 2 * time.Minute, Jobs: 3})
 		}
 		for _, pkg := range []string{"a", "b", "c"} {

@@ -38,7 +38,7 @@ func (f *stages) past(ctx context.Context, observe func(queue.Past)) error {
 		}
 		for _, p := range list {
 			observe(queue.Past{Package: p.Package, Arch: p.Arch, Size: p.SourceSize, Ran: sched.Ran{
-				Took: p.Took, CPU: p.CPU, SlotTime: p.SlotTime, Width: p.Width, Jobs: p.Jobs,
+				Took: p.Took, CPU: p.CPU, SlotTime: p.SlotTime, Width: p.Width, Jobs: p.Jobs, CPUs: p.CPUs,
 			}})
 		}
 	}
