@@ -265,7 +265,7 @@ func (f *Farm) setJobs(ctx context.Context, c *Call) error {
 	st, _ := f.JobsNow()
 	has, ok := st.OfBuild(b.Number)
 	if !ok {
-		return notFound(fmt.Errorf("build %d is %s, and has no jobs: jobs shows those that have", b.Number, b.State))
+		return notFound(fmt.Errorf("build %d does not run, it is %s: jobs shows those that do", b.Number, b.State))
 	}
 	if err := mayGive(c.Who, has, n); err != nil {
 		return err
@@ -283,8 +283,10 @@ func (f *Farm) setJobs(ctx context.Context, c *Call) error {
 	switch {
 	case n == 0:
 		fmt.Fprintf(c.Out, "build %d has as many jobs as the farm gives it, now %d\n", b.Number, may)
+	case may < min(n, has.Ceiling, st.Limit.Slots):
+		fmt.Fprintf(c.Out, "build %d may run %s now, and %d as jobs of others end\n", b.Number, human.Count(may, "job"), min(n, has.Ceiling, st.Limit.Slots))
 	case may < n:
-		fmt.Fprintf(c.Out, "build %d may run %s now, of the %d that were asked for: the machine's limit or its recipe allows no more\n", b.Number, human.Count(may, "job"), n)
+		fmt.Fprintf(c.Out, "build %d may run %s: the machine's limit or its recipe allows no more\n", b.Number, human.Count(may, "job"))
 	default:
 		fmt.Fprintf(c.Out, "build %d may run %s\n", b.Number, human.Count(may, "job"))
 	}

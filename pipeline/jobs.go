@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/Morphux/quarry"
@@ -17,8 +18,9 @@ import (
 type slots struct {
 	share *jobs.Share
 	step  string
-	had   time.Duration            // when the step began
-	steps map[string]time.Duration // slot time of those that have ended
+	had   time.Duration             // when the step began
+	steps map[string]time.Duration  // slot time of those that have ended
+	last  atomic.Pointer[jobs.Stat] // what it had when it gave all back
 }
 
 // slow is how long an attempt waits for its first slot before its log says so.
@@ -78,6 +80,9 @@ func (s *slots) look() func() (granted, used int) {
 	}
 	return func() (int, int) {
 		n := s.share.Now()
+		if last := s.last.Load(); last != nil {
+			n = *last
+		}
 		return n.Granted, n.Used
 	}
 }
@@ -95,6 +100,8 @@ func (s *slots) fill(out *quarry.Outcome) {
 		return
 	}
 	s.at("")
+	last := s.share.Now()
+	s.last.Store(&last)
 	sum := s.share.End()
 	u := &out.Usage
 	u.SlotTime, u.PeakJobs, u.Width, u.Forced = sum.SlotTime, sum.Peak, sum.Width, cmp.Or(sum.Forced, u.Forced)
