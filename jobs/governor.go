@@ -190,12 +190,19 @@ func (g *Governor) tell() {
 	}
 	g.mu.Unlock()
 	for _, n := range news {
-		g.log.Info("jobs limit", "slots", n[1].Slots, "was", n[0].Slots, "why", n[1].Why)
+		level := slog.LevelInfo
+		if passing(n[0].Kind) && passing(n[1].Kind) {
+			level = slog.LevelDebug
+		}
+		g.log.Log(context.Background(), level, "jobs limit", "slots", n[1].Slots, "was", n[0].Slots, "why", n[1].Why)
 		if g.opts.Limited != nil {
 			g.opts.Limited(n[0], n[1])
 		}
 	}
 }
+
+// passing reports whether a limit may come and go by the second.
+func passing(kind string) bool { return kind == KindAll || kind == KindOthers || kind == KindMemory }
 
 // turn has the core move slots, and does what comes of it. g.mu is held.
 func (g *Governor) turn(now time.Time) {
