@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/Morphux/quarry/internal/podman"
 )
@@ -23,8 +24,9 @@ func (w *Workspace) SetCPU(cpus float64, weight int) error {
 	}
 	cg := w.store.cgroups
 	dir := cg.Dir(proc, "cpu")
-	if dir == "" {
-		return errors.New("processor time of a workspace cannot be set: it has no cpu control group")
+	// Once the guest has ended its number may be anybody's, but not its group.
+	if w.ContainerID == "" || !strings.Contains(dir, w.ContainerID) {
+		return errors.New("processor time of a workspace cannot be set: it has no cpu control group of its own, or has ended")
 	}
 	return setCPU(dir, cg.Mode == podman.CgroupV2, min(cpus, w.Limits.CPUs), weight)
 }
