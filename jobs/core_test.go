@@ -78,7 +78,6 @@ type world struct {
 	above int // slots beyond the limit when last looked
 
 	starved map[*toy]time.Time // since when one could have had more of what nobody had
-	limited time.Time          // since when the limit is what it is
 }
 
 func newWorld(t testing.TB, seed uint64, limit int) *world {

@@ -115,13 +115,16 @@ func (s *sensor) lookOthers(passed time.Duration) {
 				continue
 			}
 			mine[dir] = st.User.N + st.Sys.N
-			if was, ok := s.mine[dir]; ok {
-				took += max(0, mine[dir]-was)
-			}
+			took += max(0, mine[dir]-s.mine[dir])
 		}
 	}
 	self := selfTime()
 	took += max(0, self-s.self)
+	if len(mine) == 0 {
+		// Which is the farm's own load is not known: to take that for others' would
+		// have builds stand back for themselves.
+		s.others, passed = 0, 0
+	}
 	if s.known && passed > 0 && passed <= longest {
 		x := max(0, float64(busy-s.busy-took)/float64(passed.Microseconds()))
 		// Four seconds, so that a command that somebody gives is not a load.

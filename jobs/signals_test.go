@@ -96,6 +96,16 @@ func TestOthersLoad(t *testing.T) {
 			t.Errorf("others take %v processors", x)
 		}
 	}
+	// Without any group it is not known whose load it is.
+	blind := newSensor(Policy{Others: true}, m.places(), func() []string { return []string{m.dir + "/gone"} })
+	for range 10 {
+		m.now = m.now.Add(time.Second)
+		set(busy, one, two)
+		busy += 800
+		if x := blind.look(m.now).Others; x != 0 {
+			t.Errorf("with no group of the farm's others take %.2f processors", x)
+		}
+	}
 	for _, text := range []string{"", "cpu", "cpu a b c d e f g h", "cpu -1 0 0 0 0 0 0 0", "cpu 99999999999999999999 0 0 0 0 0 0", "intr 1 2 3 4 5 6 7 8"} {
 		m.file("proc/stat", text)
 		m.now = m.now.Add(time.Second)
