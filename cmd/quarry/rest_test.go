@@ -340,7 +340,7 @@ func TestREST(t *testing.T) {
 		t.Errorf("a part of the artifact is %q", part)
 	}
 	c.call("GET", "/api/v1/artifacts/"+strings.Repeat("0", 64), nil, 404)
-	for _, path := range []string{"status", "groups", "environments", "builders", "verbs", "openapi.json"} {
+	for _, path := range []string{"status", "groups", "environments", "builders", "jobs", "verbs", "openapi.json"} {
 		c.call("GET", "/api/v1/"+path, nil, 200)
 	}
 	_, data = c.call("GET", "/api/v1/events?since=0", nil, 200)
@@ -405,7 +405,7 @@ func TestREST(t *testing.T) {
 func (c *rest) verbs(admin []string) {
 	c.t.Helper()
 	good := map[string]string{
-		"status": "", "top": "?count=1", "builders": "", "graph": "", "plan": "", "log": "?arg=1", "why": "?arg=1", "whoami": "", "help": "?arg=log",
+		"status": "", "top": "?count=1", "builders": "", "jobs": "?count=1", "graph": "", "plan": "", "log": "?arg=1", "why": "?arg=1", "whoami": "", "help": "?arg=log",
 		"images list": "", "images show": "?arg=testing/" + config.HostArch(), "group list": "", "token list": "", "keys list": "", "events": "", "signers": "",
 	}
 	var list []struct {
