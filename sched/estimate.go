@@ -243,5 +243,5 @@ func duration(secs float64) time.Duration {
 	if !(secs < most.Seconds()) {
 		return most
 	}
-	return max(time.Millisecond, time.Duration(secs*float64(time.Second)))
+	return max(time.Millisecond, time.Duration(math.Round(secs*float64(time.Second))))
 }

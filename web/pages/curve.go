@@ -118,7 +118,13 @@ func curves(a *usage.Attempt, live bool) []curve {
 	jobs.Peak = of(total.PeakBusy, total.PeakJobs)
 	jobs.Now = of(a.Samples[len(a.Samples)-1].Busy, a.Samples[len(a.Samples)-1].Jobs)
 	if !live {
-		jobs.Now = jobs.Peak
+		sum := 0.0
+		for i := 1; i < len(at); i++ {
+			sum += busy[i] * (at[i] - at[i-1]).Seconds()
+		}
+		if total.Wall > 0 {
+			jobs.Now = processors(sum/total.Wall.Seconds()) + " in the mean"
+		}
 	}
 	if total.User.Known {
 		list = append(list, cpu)

@@ -21,6 +21,9 @@ func TestCurvesOfJobs(t *testing.T) {
 	if len(list) != 1 || list[0].Label() != "Jobs: 2 of 4, at most 4 of 4" || list[0].Limit != "0.0,2.0 150.0,2.0 300.0,2.0" {
 		t.Errorf("%+v", list)
 	}
+	if label := curves(a, false)[0].Label(); label != "Jobs: 3.0 in the mean, at most 4 of 4" {
+		t.Errorf("after its end: %q", label)
+	}
 	for i := range a.Samples {
 		a.Samples[i].Jobs, a.Samples[i].Busy = cgroup.Of(1), cgroup.Of(1)
 	}
