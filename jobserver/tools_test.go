@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -19,7 +20,7 @@ type tool struct {
 	ninja            bool
 }
 
-func tools(t *testing.T) []tool {
+func tools(t testing.TB) []tool {
 	system, err := exec.LookPath("make")
 	if err != nil {
 		t.Fatal("there is no make: make deps installs it")
@@ -40,6 +41,7 @@ type build struct {
 	pool  *jobserver.Pool
 	trace *testtools.Trace
 	cmd   *exec.Cmd
+	end   func() // ends all of it
 }
 
 const ceiling = 8 // what the build is told
@@ -48,7 +50,7 @@ const ceiling = 8 // what the build is told
 // one after the other.
 const of = 400
 
-func start(t *testing.T, tl tool, jobs int) *build {
+func start(t testing.TB, tl tool, jobs int) *build {
 	t.Helper()
 	b := &build{dir: t.TempDir()}
 	files := map[string]string{"job": string(testtools.Job(t))}
@@ -105,10 +107,13 @@ func start(t *testing.T, tl tool, jobs int) *build {
 	if err := b.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	b.end = sync.OnceFunc(func() {
 		_ = syscall.Kill(-b.cmd.Process.Pid, syscall.SIGKILL)
 		_ = b.cmd.Wait()
 		b.trace.Open(t) // ninja's jobs have groups of their own
+	})
+	t.Cleanup(func() {
+		b.end()
 		if t.Failed() {
 			t.Logf("%s: %s", tl.path, log)
 		}
@@ -118,7 +123,7 @@ func start(t *testing.T, tl tool, jobs int) *build {
 
 // bounded checks that no more jobs run than slots are out. It may only be called
 // while the number is not raised.
-func (b *build) bounded(t *testing.T) {
+func (b *build) bounded(t testing.TB) {
 	t.Helper()
 	is := b.pool.State()
 	if n := b.trace.Running(t); n > is.Out {
@@ -127,7 +132,7 @@ func (b *build) bounded(t *testing.T) {
 }
 
 // set brings the build to n jobs. To have fewer it ends one after another.
-func (b *build) set(t *testing.T, tl tool, n int) {
+func (b *build) set(t testing.TB, tl tool, n int) {
 	t.Helper()
 	up := n > b.pool.State().Want
 	b.pool.Set(n)
@@ -147,7 +152,7 @@ func (b *build) set(t *testing.T, tl tool, n int) {
 }
 
 // next ends a job, and waits until what comes of it has settled.
-func (b *build) next(t *testing.T) {
+func (b *build) next(t testing.TB) {
 	t.Helper()
 	ended := b.ended(t)
 	b.trace.End(t, 1)
@@ -160,7 +165,7 @@ func (b *build) next(t *testing.T) {
 	})
 }
 
-func (b *build) ended(t *testing.T) (n int) {
+func (b *build) ended(t testing.TB) (n int) {
 	t.Helper()
 	for _, e := range b.trace.Events(t) {
 		if !e.Begin {
