@@ -230,6 +230,9 @@ func (s *Server) Console(r io.Reader, w io.Writer) (quit bool, err error) {
 		if quit {
 			return true, nil
 		}
+		if answer == "" {
+			continue
+		}
 		if _, err := io.WriteString(w, answer); err != nil {
 			return false, err
 		}

@@ -216,6 +216,7 @@ came out into a git results repository, which MPM reads as its database.`,
 	add("systems", systems...)
 	add("admin", newServeCmd(a), newKeyCmd(a.dir((*config.Config).Keys)), newDoctorCmd(a.doctor), newHookCmd(a))
 	add("local", newBuildCmd(a), newDBCmd(a.dir((*config.Config).Results), a.trustCmds, a.exportCmds), newBisectCmd(a.dir((*config.Config).Results)), newMPMCmd())
+	addJobsCmds(a, root)
 	sayArgs(root)
 	return root
 }
