@@ -101,7 +101,7 @@ func (r *run) tellForced(s step) {
 	}
 	if r.forced != "" && !r.told {
 		r.told = true
-		r.warn("%s %s: the build does not keep to its share of the machine's jobs", s.name, r.forced)
+		r.warn("in %s the build %s, and so does not keep to its share of the machine's jobs", s.name, r.forced)
 	}
 }
 

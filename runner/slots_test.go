@@ -268,7 +268,7 @@ func TestForced(t *testing.T) {
 			var forced, warned []string
 			if tt.want != "" {
 				forced = []string{tt.want}
-				warned = []string{"make " + tt.want + ": the build does not keep to its share of the machine's jobs"}
+				warned = []string{"in make the build " + tt.want + ", and so does not keep to its share of the machine's jobs"}
 			}
 			if !slices.Equal(s.forced, forced) || !slices.Equal(res.Warnings, warned) {
 				t.Errorf("forced %q, warnings %q; not %q, %q\n%s", s.forced, res.Warnings, forced, warned, tail(out))
