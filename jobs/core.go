@@ -61,22 +61,25 @@ type member struct {
 	need     int       // the most that it ran of late
 	recent   peak
 
-	probing bool      // it is to get one more
-	probed  time.Time // since when it has one more; zero: it has not yet
-	rested  time.Time // since when it has not been probed
+	probing bool          // it is to get one more
+	trial   time.Duration // for how long
+	probed  time.Time     // since when it has one more; zero: it has not yet
+	rested  time.Time     // since when it has not been probed
 }
 
 func newMember(least, most int, weight float64) *member {
 	return &member{min: min(least, most), max: max(most, 1), weight: weight, need: 1}
 }
 
-// step says that a step begins. eager: it is thought to have work for many jobs,
-// which else it would have to show.
-func (m *member) step(now time.Time, parallel, eager bool) {
+// step says that a step begins. A parallel one shows with one slot more whether it
+// has work for many jobs, rather than have its whole share lie unused while it
+// reads makefiles or configures. wide: it may well have, so that it need not wait
+// until it can show it.
+func (m *member) step(now time.Time, parallel, wide bool) {
 	m.parallel = parallel
-	m.hungry, m.lastFull = parallel && eager, now
+	m.hungry, m.lastFull = false, now
 	m.need, m.recent = 1, peak{}
-	m.probing, m.probed, m.rested = false, time.Time{}, now
+	m.probing, m.trial, m.probed, m.rested = parallel && wide, unused, time.Time{}, now
 }
 
 // busy reports whether there are builds.
@@ -240,13 +243,13 @@ func (m *member) probe(now time.Time) {
 		m.probing, m.rested = false, now
 	case !m.probing:
 		if now.Sub(m.rested) >= probeEvery {
-			m.probing, m.probed = true, time.Time{}
+			m.probing, m.trial, m.probed = true, probeFor, time.Time{}
 		}
 	case m.grant <= m.need:
 		m.probed = time.Time{} // it is still to come
 	case m.probed.IsZero():
 		m.probed = now
-	case now.Sub(m.probed) >= probeFor:
+	case now.Sub(m.probed) >= m.trial:
 		m.probing, m.rested = false, now
 	}
 }
@@ -273,7 +276,7 @@ func (c *core) soon() (time.Time, bool) {
 	var next time.Time
 	for _, m := range c.members {
 		if m.probing && !m.probed.IsZero() {
-			if t := m.probed.Add(probeFor); next.IsZero() || t.Before(next) {
+			if t := m.probed.Add(m.trial); next.IsZero() || t.Before(next) {
 				next = t
 			}
 		}

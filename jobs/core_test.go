@@ -75,7 +75,8 @@ type world struct {
 	core  core
 	toys  []*toy
 	turns int
-	above int // slots beyond the limit when last looked
+	last  time.Time // when it was looked though nothing had happened
+	above int       // slots beyond the limit when last looked
 
 	starved map[*toy]time.Time // since when one could have had more of what nobody had
 }
@@ -185,10 +186,9 @@ func (b *toy) next(w *world) {
 // run lets time pass.
 func (w *world) run(d time.Duration) {
 	const grain = 5 * time.Millisecond
-	last := w.now
 	for end := w.now.Add(d); w.now.Before(end); {
 		w.now = w.now.Add(grain)
-		look := w.now.Sub(last) >= tick
+		look := due(w.now, w.last, tick)
 		if t, ok := w.core.soon(); ok && !t.After(w.now) {
 			look = true
 		}
@@ -214,7 +214,7 @@ func (w *world) run(d time.Duration) {
 			w.remove(b)
 		}
 		if look {
-			last = w.now
+			w.last = w.now
 			w.turn()
 		}
 	}
@@ -345,6 +345,32 @@ func TestSlack(t *testing.T) {
 	w.remove(b)
 	w.turn()
 	w.expect("1 ")
+}
+
+// TestBeginning: a build that begins a step takes nothing from others until it has
+// shown that it has use for it, and then at once.
+func TestBeginning(t *testing.T) {
+	w := newWorld(t, 1, 8)
+	a, b := long(100, 20*time.Millisecond), long(1, 20*time.Millisecond)
+	w.add(a, 1, 8, 1)
+	w.turn()
+	w.run(time.Second)
+	w.add(b, 1, 8, 1)
+	w.turn()
+	busy := 0
+	for range 50 {
+		w.run(20 * time.Millisecond)
+		busy += len(a.jobs)
+	}
+	if busy < 6*50 {
+		t.Errorf("while another configures a build ran %.2f of 8 jobs on average", float64(busy)/50)
+	}
+	b.phases[0].demand = 100 // make
+	b.next(w)
+	b.m.step(w.now, true, true)
+	w.turn()
+	w.run(300 * time.Millisecond)
+	w.expect("4 4 ")
 }
 
 // TestExact: a build that runs just as many jobs as it has slots is not thought

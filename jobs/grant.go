@@ -186,7 +186,7 @@ func (s *Share) Step(parallel bool) {
 		if s.bridge != nil && s.bridge.pool != nil {
 			s.bridge.pool.Reset()
 		}
-		// Who hardly used two slots last time shows first that it can.
+		// Who hardly used two slots last time can wait until it may show more.
 		s.m.step(now, parallel && s.ceiling > 1, s.build.Width == 0 || s.build.Width >= 1.5)
 	})
 }
