@@ -230,7 +230,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve":   cmdServe,
-			"stop":    cmdStop,
+			"halt":    cmdHalt,
 			"as":      cmdAs,
 			"package": cmdPackage,
 			"commit":  cmdCommit,
@@ -251,8 +251,8 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(scriptServer(ts).start())
 }
 
-// stop [-kill] ends it.
-func cmdStop(ts *testscript.TestScript, neg bool, args []string) {
+// halt [-kill] ends it. (A script's own stop ends the script, as one that went well.)
+func cmdHalt(ts *testscript.TestScript, neg bool, args []string) {
 	sig := syscall.SIGTERM
 	if len(args) == 1 && args[0] == "-kill" {
 		sig = syscall.SIGKILL
