@@ -373,6 +373,35 @@ func TestBeginning(t *testing.T) {
 	w.expect("4 4 ")
 }
 
+// TestFull: while builds have work, next to no slot is idle, however they begin and
+// end beside each other.
+func TestFull(t *testing.T) {
+	w := newWorld(t, 1, 8)
+	had, could := 0, 0
+	for i := range 400 {
+		if i%20 == 0 {
+			b := long(100, 200*time.Millisecond)
+			b.phases = append([]phase{{takes: 700 * time.Millisecond, parallel: true, demand: 1, job: 50 * time.Millisecond}}, b.phases...)
+			b.phases[1].takes = 4 * time.Second
+			w.add(b, 1, 8, 1)
+			w.turn()
+		}
+		w.run(50 * time.Millisecond)
+		work := 0
+		for _, b := range w.toys {
+			if w.begun(b) {
+				had, work = had+len(b.jobs), work+b.demand
+			}
+		}
+		could += min(8, work)
+	}
+	if part := float64(had) / float64(could); part < 0.95 {
+		t.Errorf("%.1f%% of the slots that builds had work for were used", 100*part)
+	} else {
+		t.Logf("%.1f%% of the slots that builds had work for were used", 100*part)
+	}
+}
+
 // TestExact: a build that runs just as many jobs as it has slots is not thought
 // to want more for long, as else two of them would push each other about.
 func TestExact(t *testing.T) {
