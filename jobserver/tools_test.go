@@ -47,8 +47,9 @@ type build struct {
 const ceiling = 8 // what the build is told
 
 // of is how many jobs a build has: of those of make, each of two sub-makes has half,
-// one after the other.
-const of = 400
+// one after the other. They are more than can be used up, however often a build
+// has a token back before the pool.
+const of = 1600
 
 func start(t testing.TB, tl tool, jobs int) *build {
 	t.Helper()

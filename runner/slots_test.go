@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/images"
@@ -90,11 +91,12 @@ func (s *steered) Forced(what string) {
 // told has a build steered.
 func (s *steered) told(job *runner.Job) { job.Slots = s }
 
-// fifty is a package whose make line runs 50 jobs that a test holds in its hands
-// (testtools.Job), and prints what it is told of them.
-func fifty(t testing.TB, line string, files map[string]string) pkg {
+// many is a package whose make line runs jobs that a test holds in its hands
+// (testtools.Job), and prints what it is told of them. There are more than can be
+// used up, however often make has a token back before anybody else.
+func many(t testing.TB, line string, files map[string]string) pkg {
 	mk := "all:"
-	for i := range 50 {
+	for i := range 800 {
 		mk += fmt.Sprintf(" t%d", i)
 	}
 	p := inMake("echo make has $MAKEFLAGS; until [ -p gate ]; do sleep 0.01; done; " + line)
@@ -121,10 +123,13 @@ func TestSlots(t *testing.T) {
 	}
 	for _, m := range makes {
 		t.Run(m.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+			defer cancel()
 			s := steer(t, 8)
-			_, out := f.succeed(t, attempt{pkg: fifty(t, "exec make -f jobs.mk", m.files), change: s.told, began: func(ws *images.Workspace, out *log) {
+			_, out := f.succeed(t, attempt{ctx: ctx, limits: runner.Limits{Step: 30 * time.Minute}, pkg: many(t, "exec make -f jobs.mk", m.files), change: s.told, began: func(ws *images.Workspace, out *log) {
 				out.has(t, "make has ")
 				trace := testtools.Watch(t, filepath.Join(ws.Dir, "src/srcs"), ws.UID)
+				defer trace.Open(t) // whatever comes, the build has to end
 				for _, n := range []int{8, 3, 1, 5} {
 					s.pool.Set(n)
 					for s.pool.State().Out > n {
@@ -145,7 +150,6 @@ func TestSlots(t *testing.T) {
 						return ""
 					})
 				}
-				trace.Open(t)
 			}})
 			if want := "make has " + m.told + "\n"; !strings.Contains(out, want) {
 				t.Errorf("the log does not say %q:\n%s", want, tail(out))
