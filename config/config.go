@@ -396,6 +396,7 @@ func (c *Config) finish(dir string) error {
 		c.path = "configuration"
 	}
 	c.dir = dir
+	c.Jobs.workers = c.Build.Workers
 	if err := c.check(); err != nil {
 		return err
 	}

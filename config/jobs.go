@@ -13,7 +13,7 @@ import (
 // Jobs says how the machine's slots are shared: the jobs that all builds together
 // run at one time. doc/jobs.md tells all of it.
 type Jobs struct {
-	Total   int    `toml:"total"`   // slots; 0: one for each processor
+	Total   int    `toml:"total"`   // slots; 0: one for each processor, or for each of build.workers if these are more
 	Min     int    `toml:"min"`     // that each build has at least, where the limit allows
 	Max     int    `toml:"max"`     // that a build has at most; 0: all
 	Enforce string `toml:"enforce"` // none, weight or quota: whether processor time follows slots
@@ -26,6 +26,8 @@ type Jobs struct {
 	MemoryStall int      `toml:"memory_stall"` // percent of the time waited for memory, from which on there are fewer; 0: never
 
 	Listen string `toml:"listen"` // address of the build control protocol, e.g. 127.0.0.1:6695; blank: only Unix sockets
+
+	workers int // build.workers: who asks for so many builds at once wants no fewer
 }
 
 func defaultJobs() Jobs {
@@ -37,7 +39,7 @@ func (j Jobs) Slots() int {
 	if j.Total > 0 {
 		return j.Total
 	}
-	return runtime.NumCPU()
+	return max(runtime.NumCPU(), j.workers)
 }
 
 // Most is the number of jobs of one build at most.

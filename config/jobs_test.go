@@ -36,6 +36,9 @@ listen = ":6695"
 		p.AwayAfter != 5*time.Minute || p.Others || p.Battery != 1 || p.MemoryStall != 0 {
 		t.Errorf("%+v, %+v", c.Jobs, p)
 	}
+	if c, err := Parse([]byte("[build]\nworkers = 500\n"), "q.toml"); err != nil || c.Jobs.Slots() != 500 {
+		t.Errorf("500 workers have %d slots (%v): some would stand idle", c.Jobs.Slots(), err)
+	}
 	for in, want := range map[string]string{
 		"[build]\njobs = 4\n":                            `q.toml:2: key "build.jobs" is no more, as builds share the machine's jobs: remove it, or use jobs.max`,
 		"[jobs]\ntotal = -1\n":                           "jobs.total is -1",

@@ -83,7 +83,12 @@ func (s *server) writeConfig(t testing.TB, extra string) {
 	if strings.Contains(extra, "[channel.testing]") {
 		archs = ""
 	}
-	text := fmt.Sprintf("state = \"state\"\n%s[podman]\nimage_stores = [%q]\n%s%s", s.doors(), s.image, archs, extra)
+	// What else this machine does must not decide how many builds run.
+	alone := "[jobs]\nothers = false\nmemory_stall = 0\n"
+	if strings.Contains(extra, "[jobs]") {
+		alone = ""
+	}
+	text := fmt.Sprintf("state = \"state\"\n%s[podman]\nimage_stores = [%q]\n%s%s%s", s.doors(), s.image, alone, archs, extra)
 	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
