@@ -50,7 +50,7 @@ var mixed = []struct {
 // at one time as a farm does, in one run in each of the ways to say how many jobs
 // make may run: one, one for each processor, the processors divided by the builds,
 // and with slots that all builds share. Where two ways are the same number, one is
-// left out.
+// left out. With -short it is the smaller packages only, a minute instead of four.
 //
 // It prints how many seconds each took, and how much of the processors lay idle
 // while builds still waited for their turn, and in all. Another load on the machine
@@ -79,6 +79,9 @@ func BenchmarkMakespan(b *testing.B) {
 	})
 	var inputs []pipeline.Input
 	for _, m := range mixed {
+		if testing.Short() && (m.name == "lz4" || m.name == "sed") {
+			continue
+		}
 		src, ok := testtools.Source(b, m.name)
 		if !ok {
 			b.Skip("without the sources of real packages there is nothing to measure")
