@@ -334,7 +334,7 @@ func (c *Config) check() error {
 	if err := c.checkWorkers(); err != nil {
 		return err
 	}
-	if err := c.Jobs.check(); err != nil {
+	if err := c.Jobs.check(c.MostSlots()); err != nil {
 		return bad("%w", err)
 	}
 	if err := c.Shell.check(); err != nil {
@@ -396,7 +396,6 @@ func (c *Config) finish(dir string) error {
 		c.path = "configuration"
 	}
 	c.dir = dir
-	c.Jobs.workers = c.Build.Workers
 	if err := c.check(); err != nil {
 		return err
 	}

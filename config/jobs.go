@@ -26,8 +26,6 @@ type Jobs struct {
 	MemoryStall int      `toml:"memory_stall"` // percent of the time waited for memory, from which on there are fewer; 0: never
 
 	Listen string `toml:"listen"` // address of the build control protocol, e.g. 127.0.0.1:6695; blank: only Unix sockets
-
-	workers int // build.workers: who asks for so many builds at once wants no fewer
 }
 
 func defaultJobs() Jobs {
@@ -35,19 +33,20 @@ func defaultJobs() Jobs {
 }
 
 // Slots is the number of jobs of all builds together.
-func (j Jobs) Slots() int {
-	if j.Total > 0 {
-		return j.Total
+func (c *Config) Slots() int {
+	if c.Jobs.Total > 0 {
+		return c.Jobs.Total
 	}
-	return max(runtime.NumCPU(), j.workers)
+	// Who asks for more builds at once than there are processors means it.
+	return max(runtime.NumCPU(), c.Build.Workers)
 }
 
-// Most is the number of jobs of one build at most.
-func (j Jobs) Most() int {
-	if j.Max > 0 {
-		return min(j.Max, j.Slots())
+// MostSlots is the number of jobs of one build at most.
+func (c *Config) MostSlots() int {
+	if c.Jobs.Max > 0 {
+		return min(c.Jobs.Max, c.Slots())
 	}
-	return j.Slots()
+	return c.Slots()
 }
 
 // Policy is when there are fewer slots.
@@ -63,7 +62,7 @@ func (j Jobs) Policy() jobs.Policy {
 	return p
 }
 
-func (j Jobs) check() error {
+func (j Jobs) check(most int) error {
 	for _, n := range []struct {
 		key string
 		n   int
@@ -72,8 +71,8 @@ func (j Jobs) check() error {
 			return fmt.Errorf("jobs.%s is %d: use 1 to %d slots, or 0 for all", n.key, n.n, jobs.MaxSlots)
 		}
 	}
-	if j.Min < 1 || j.Min > j.Most() {
-		return fmt.Errorf("jobs.min is %d: use 1 to %d, which is the most that a build has (jobs.max)", j.Min, j.Most())
+	if j.Min < 1 || j.Min > most {
+		return fmt.Errorf("jobs.min is %d: use 1 to %d, which is the most that a build has (jobs.max)", j.Min, most)
 	}
 	switch j.Enforce {
 	case jobs.EnforceNone, jobs.EnforceWeight, jobs.EnforceQuota:

@@ -8,8 +8,9 @@ import (
 )
 
 func TestJobs(t *testing.T) {
-	d := Default().Jobs
-	if d.Slots() != runtime.NumCPU() || d.Most() != d.Slots() || d.Min != 1 || d.Enforce != "none" || !d.Others || d.Listen != "" {
+	def := Default()
+	d := def.Jobs
+	if def.Slots() != max(runtime.NumCPU(), def.Build.Workers) || def.MostSlots() != def.Slots() || d.Min != 1 || d.Enforce != "none" || !d.Others || d.Listen != "" {
 		t.Errorf("default is %+v", d)
 	}
 	if p := d.Policy(); len(p.Schedule) != 0 || p.AwayAfter != 10*time.Minute || p.Present != 0 || p.Battery != 0 || p.MemoryStall != 10 {
@@ -32,12 +33,12 @@ listen = ":6695"
 		t.Fatal(err)
 	}
 	p := c.Jobs.Policy()
-	if c.Jobs.Slots() != 16 || c.Jobs.Most() != 12 || c.Jobs.Min != 2 || len(p.Schedule) != 3 || p.Schedule[1].Slots != 4 || p.Present != 2 ||
+	if c.Slots() != 16 || c.MostSlots() != 12 || c.Jobs.Min != 2 || len(p.Schedule) != 3 || p.Schedule[1].Slots != 4 || p.Present != 2 ||
 		p.AwayAfter != 5*time.Minute || p.Others || p.Battery != 1 || p.MemoryStall != 0 {
 		t.Errorf("%+v, %+v", c.Jobs, p)
 	}
-	if c, err := Parse([]byte("[build]\nworkers = 500\n"), "q.toml"); err != nil || c.Jobs.Slots() != 500 {
-		t.Errorf("500 workers have %d slots (%v): some would stand idle", c.Jobs.Slots(), err)
+	if c, err := Parse([]byte("[build]\nworkers = 500\n"), "q.toml"); err != nil || c.Slots() != 500 {
+		t.Errorf("500 workers have %d slots (%v): some would stand idle", c.Slots(), err)
 	}
 	for in, want := range map[string]string{
 		"[build]\njobs = 4\n":                            `q.toml:2: key "build.jobs" is no more, as builds share the machine's jobs: remove it, or use jobs.max`,

@@ -34,9 +34,9 @@ type slots struct {
 // build without a farm.
 func newSlots(c *config.Config, store *images.Store, daemon bool, log *slog.Logger) (*slots, error) {
 	s := &slots{cfg: c, log: log, changed: make(chan struct{}, 1)}
-	s.control = buildcontrol.New(buildcontrol.Options{Ceiling: c.Jobs.Slots(), Control: daemon, Changed: s.told, Log: log})
+	s.control = buildcontrol.New(buildcontrol.Options{Ceiling: c.Slots(), Control: daemon, Changed: s.told, Log: log})
 	o := jobs.Options{
-		Total: c.Jobs.Slots(), Min: c.Jobs.Min, Max: c.Jobs.Most(), Enforce: c.Jobs.Enforce, Policy: c.Jobs.Policy(),
+		Total: c.Slots(), Min: c.Jobs.Min, Max: c.MostSlots(), Enforce: c.Jobs.Enforce, Policy: c.Jobs.Policy(),
 		Control: s.control, Own: store.CPUGroups, Limited: s.limited, Log: log,
 	}
 	if daemon {

@@ -101,7 +101,7 @@ func newPipeline(c *config.Config, store *images.Store, log *slog.Logger) (*pipe
 		Images: store, Artifacts: artifacts,
 		Libraries: &pipeline.Libraries{Dir: filepath.Join(c.State, "cache", "libraries")},
 		Settings: pipeline.Settings{
-			Name: c.Builder, Version: version, Binary: binarySum(), HostArch: config.HostArch(), Jobs: max(1, c.Jobs.Slots()/c.Workers()), Command: c.Build.Command, Triplets: c.Build.Triplets,
+			Name: c.Builder, Version: version, Binary: binarySum(), HostArch: config.HostArch(), Jobs: max(1, c.Slots()/c.Workers()), Command: c.Build.Command, Triplets: c.Build.Triplets,
 			Limits: limits(c), Step: time.Duration(c.Limits.Step), Silence: time.Duration(c.Limits.Silence), Log: int64(c.Limits.Log), Monitor: time.Duration(c.Monitor.Every),
 		},
 	}, nil
