@@ -135,9 +135,6 @@ func Run(ctx context.Context, ws *images.Workspace, job Job) (*Result, error) {
 	}
 
 	err = r.all(ctx)
-	if job.Slots != nil {
-		job.Slots.Step(false)
-	}
 	if e := r.log.err; err == nil && e != nil {
 		err = fmt.Errorf("the build's log cannot be written: %w", e)
 	}
@@ -149,6 +146,9 @@ func Run(ctx context.Context, ws *images.Workspace, job Job) (*Result, error) {
 		// end it too; this is sooner.
 		session.kill()
 		return nil, err
+	}
+	if job.Slots != nil {
+		job.Slots.Step(false)
 	}
 	r.used()
 	r.result.Scene = r.scene()

@@ -2,6 +2,7 @@ package runner_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 
 // steered gives a build a jobserver whose number is the test's.
 type steered struct {
+	t       testing.TB
 	ceiling int
 	over    string // what it notices of each parallel step
 
@@ -32,7 +34,7 @@ type steered struct {
 }
 
 func steer(t testing.TB, ceiling int) *steered {
-	s := &steered{ceiling: ceiling}
+	s := &steered{t: t, ceiling: ceiling}
 	t.Cleanup(func() {
 		if s.pool != nil {
 			s.pool.Close()
@@ -73,6 +75,9 @@ func (s *steered) Step(parallel bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.steps = append(s.steps, parallel)
+	if is, err := s.place.Tasks(); err == nil && is.Leaves > 0 {
+		s.t.Errorf("a step begins or ends, and %+v of the build still run", is)
+	}
 	if s.pool != nil {
 		s.pool.Reset()
 	}
@@ -295,6 +300,23 @@ func TestSlotsCannotBeMade(t *testing.T) {
 type refuses struct{ *steered }
 
 func (refuses) Open(jobs.Place) error { return fmt.Errorf("no room") }
+
+// TestCancelledWithSlots: the slots of a build that is stopped are not free while
+// its jobs run.
+func TestCancelledWithSlots(t *testing.T) {
+	f := newFarm(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s := steer(t, 4)
+	_, _, err := f.try(t, attempt{ctx: ctx, pkg: inMake("trap '' TERM; echo up; while :; do :; done"), change: s.told,
+		began: func(_ *images.Workspace, out *log) {
+			out.has(t, "\nup\n")
+			cancel()
+		}})
+	if !errors.Is(err, context.Canceled) || len(s.steps) == 0 || !s.steps[len(s.steps)-1] {
+		t.Errorf("steps %v, error %v", s.steps, err)
+	}
+}
 
 // TestSceneWithoutSlots stands in a build whose jobserver is gone.
 func TestSceneWithoutSlots(t *testing.T) {
