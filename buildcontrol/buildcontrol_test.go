@@ -370,6 +370,24 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// Who gets to a build's own socket takes no connections from anybody else.
+func TestLimitsOfOne(t *testing.T) {
+	f := newFarm(t, Options{MaxClients: 400, MaxPerToken: 8})
+	token, err := f.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, _ := listen(t, filepath.Join(t.TempDir(), "s"), func(ctx context.Context, l net.Listener) error { return f.ServeToken(ctx, l, token) })
+	oldest := dial(t, addr)
+	for range 16 {
+		dial(t, addr)
+	}
+	oldest.ends()
+	if got := f.connections(); got > 16 {
+		t.Errorf("%d connections are kept", got)
+	}
+}
+
 func TestTokens(t *testing.T) {
 	var asked []string
 	f := newFarm(t, Options{Ceiling: 16, Changed: func(t *Token, jobs int) (int, error) {

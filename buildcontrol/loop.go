@@ -204,7 +204,11 @@ func (l *loop) take(fd int) {
 		s.warn("there are too many connections, more are closed", "max", s.opts.MaxClients)
 		return
 	}
-	if l.strangers.Len() >= max(16, s.opts.MaxClients/4) { // whoever means it has shown a token by now
+	all := s.opts.MaxClients
+	if l.only != nil { // a build can open as many as it likes
+		all = min(all, s.opts.MaxPerToken)
+	}
+	if l.strangers.Len() >= max(16, all/4) { // whoever means it has shown a token by now
 		l.strangers.Front().Value.(*client).close()
 		s.warn("there are too many connections without a token, the oldest are closed")
 	}
