@@ -281,8 +281,12 @@ func (g *Governor) change(do func(now time.Time)) {
 // wait for one.
 var ErrNotRunning = errors.New("it is not running on this machine")
 
-// find is the share of a build, the newest first.
+// find is the share of a build, the newest first. What has no number, such as a
+// verification, is nobody's to find.
 func (g *Governor) find(number int64) *Share {
+	if number <= 0 {
+		return nil
+	}
 	for _, s := range slices.Backward(g.shares) {
 		if s.build.Number == number {
 			return s

@@ -516,6 +516,18 @@ func TestGiveUp(t *testing.T) {
 	r.begin(&all, Build{Number: 3}).End()
 }
 
+// TestNameless: what has no number, as a verification has none, is not told from
+// others without one.
+func TestNameless(t *testing.T) {
+	r := newRig(t, Options{Total: 4})
+	var all atomic.Int64
+	a := r.begin(&all, Build{Name: "verify-1 a-1"})
+	if _, err := r.Set(0, 3, "anna"); !errors.Is(err, ErrNotRunning) || r.Status().Builds[0].Hand != 0 {
+		t.Errorf("%v, %+v", err, r.Status())
+	}
+	a.End()
+}
+
 // TestQuiet: where nothing is built, nothing ticks.
 func TestQuiet(t *testing.T) {
 	var calls atomic.Int64
