@@ -118,7 +118,7 @@ func TestJobsDoors(t *testing.T) {
 		guess.Close()
 	}
 
-	s.quarry(t, "jobs", "limit", "1", "--for", "2s")
+	s.quarry(t, "jobs", "limit", "1", "--for", "10s")
 	testtools.Until(t, func() string {
 		out := s.quarry(t, "events", "--since", "0", "--kind", "jobs.*")
 		first, then, ok := strings.Cut(out, "builds may take 1 of 4 slots: by hand: local, until")
