@@ -59,7 +59,7 @@ func TestCrossNeeds(t *testing.T) {
 	if err := q.Replan(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	tool := q.pushed("tool")[0]
+	tool := q.first("tool")
 	if got := tool.Environment().String(); got != "testing/aarch64@x86_64" {
 		t.Errorf("it is built in %s", got)
 	}

@@ -40,7 +40,7 @@ func TestDiskFull(t *testing.T) {
 		x := []string{"x86_64"}
 		w.push("slow", "1", "a", x)
 		w.push("second", "1", "b", x)
-		slow, second := q.pushed("slow")[0], q.pushed("second")[0]
+		slow, second := q.first("slow"), q.pushed("second")[0]
 		q.untilState(slow.Number, quarry.Running)
 
 		free := testdisk.Fill(t, dir, 0)
@@ -86,7 +86,7 @@ func TestDiskFull(t *testing.T) {
 		// The disk of the results is full: what is built waits to be recorded.
 		recordFull.Store(true)
 		w.push("fourth", "1", "d", x)
-		fourth := q.pushed("fourth")[0]
+		fourth := q.first("fourth")
 		paused("cannot be recorded")
 		q.stop()
 
@@ -217,12 +217,12 @@ func TestJournalTrouble(t *testing.T) {
 			var numbers []int64
 			for _, p := range []string{"running", "recording"} {
 				w.push(p, "1", "a", x)
-				numbers = append(numbers, q.pushed(p)[0].Number)
+				numbers = append(numbers, q.first(p).Number)
 			}
 			q.untilState(numbers[0], quarry.Running)
 			q.untilState(numbers[1], quarry.Recording)
 			w.push("waiting", "1", "a", x, "recording-1")
-			numbers = append(numbers, q.pushed("waiting")[0].Number)
+			numbers = append(numbers, q.first("waiting").Number)
 
 			disk.how.Store(how)
 			if err := q.Cancel(t.Context(), numbers[2], "bob"); err == nil {

@@ -233,7 +233,7 @@ func TestCompaction(t *testing.T) {
 	q := start(t, opts)
 	for i := range 400 {
 		w.push("zlib", "1", fmt.Sprint(i), []string{"x86_64"})
-		q.wait(q.pushed("zlib")[0].Number)
+		q.wait(q.first("zlib").Number)
 	}
 	q.stop()
 	if n := bytes.Count(mustRead(t, fsys), []byte("\n")); n > 1100 {

@@ -27,7 +27,7 @@ func TestLend(t *testing.T) {
 	opts.Workers = 1
 	q := start(t, opts)
 	w.push("slow", "1", "a", archs2[:1])
-	slow := q.pushed("slow")[0]
+	slow := q.first("slow")
 	q.untilState(slow.Number, quarry.Running)
 
 	// The worker builds: who asks waits, and may go away again.
@@ -79,7 +79,7 @@ func TestLend(t *testing.T) {
 
 	// A push takes it back; its build begins when the worker is there.
 	w.push("fast", "1", "b", archs2[:1])
-	fast := q.pushed("fast")[0]
+	fast := q.first("fast")
 	select {
 	case <-first.ctx.Done():
 	case <-time.After(2 * time.Minute):
@@ -144,7 +144,7 @@ func TestLendMemory(t *testing.T) {
 	w.mu.Lock()
 	w.branches[lineOf(r)] = r
 	w.mu.Unlock()
-	big := q.pushed("big")[0]
+	big := q.first("big")
 	select {
 	case <-ctx.Done():
 	case <-time.After(2 * time.Minute):

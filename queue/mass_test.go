@@ -416,6 +416,47 @@ func TestMassWaits(t *testing.T) {
 	}
 }
 
+// A package that is planned for itself, between the making of a mass rebuild and
+// the plan of all for it, does not go ahead of what it needs.
+func TestMassBeforeItsPlan(t *testing.T) {
+	w := newWorld(t)
+	w.push("lib", "1", "a", archs2[:1])
+	w.push("app", "1", "a", archs2[:1], "lib")
+	q := start(t, w.options(folder(t)))
+	q.settle()
+	c := Campaign{ID: "20260314-3f9a", By: "root", Made: time.Now().UTC().Truncate(time.Second), First: q.Status().Last + 1}
+	if _, err := q.campaigns.update(t.Context(), c.ID, func(to *Campaign) error { *to = c; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	begun := func() (pkgs []string) {
+		for _, b := range q.List(Filter{}) {
+			if b.Nonce == c.nonce() {
+				pkgs = append(pkgs, b.Package)
+			}
+		}
+		return pkgs
+	}
+	q.pushed("app")
+	if got := begun(); len(got) > 0 {
+		t.Errorf("%v is built for it before all is planned", got)
+	}
+	if err := q.Replan(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	q.settle()
+	var built []string
+	w.mu.Lock()
+	for _, o := range w.history {
+		if o.Build.Nonce == c.nonce() {
+			built = append(built, o.Build.Package)
+		}
+	}
+	w.mu.Unlock()
+	if want := []string{"lib", "app"}; !slices.Equal(built, want) {
+		t.Errorf("built %v, not %v", built, want)
+	}
+}
+
 // TestMassAnywhere: random graphs, mass rebuilds, failures of the farm and deaths
 // of the process: every target is built exactly once for each mass rebuild, after
 // what it needs.

@@ -292,7 +292,7 @@ func TestVirtual(t *testing.T) {
 	q := start(t, w.options(folder(t)))
 	q.settle()
 	w.push("user", "1", "a", x, "awk")
-	user := q.pushed("user")[0]
+	user := q.first("user")
 	reason := func(want string) {
 		t.Helper()
 		q.until("reason "+want, func() bool { b, _ := q.Get(user.Number); return b.Reason == want })

@@ -55,6 +55,7 @@ type owner struct {
 	looking   map[string]int64               // those, and the ones that are being surveyed for it, with the last wish for each
 	looks     int64                          // wishes, ever
 	applying  bool                           // a full plan is being applied: some of what it wants is not known yet
+	massKnown map[string]bool                // IDs of the mass rebuilds that a full plan has seen
 	surveying bool
 	lines     map[string]map[Line]*line      // what git has, as last surveyed, by package
 	providers map[string]map[string]struct{} // by virtual name: packages in lines that provide it

@@ -63,7 +63,7 @@ func TestWaiting(t *testing.T) {
 	q := start(t, w.options(folder(t)))
 	x := []string{"x86_64"}
 	w.push("hello", "2.0", "a", x, "libgreet-1.0", "zlib>=1.2")
-	hello := q.pushed("hello")[0]
+	hello := q.first("hello")
 	if hello.State != quarry.Waiting || !strings.Contains(hello.Reason, "libgreet-1.0") || !strings.Contains(hello.Reason, "zlib>=1.2") {
 		t.Fatalf("got %+v", plain(hello))
 	}
@@ -97,16 +97,16 @@ func TestWaiting(t *testing.T) {
 	}
 
 	w.push("app", "1", "e", x, "badlib-1.0")
-	app := q.pushed("app")[0]
+	app := q.first("app")
 	w.push("badlib", "1.0", "f", x)
-	q.wait(q.pushed("badlib")[0].Number)
+	q.wait(q.first("badlib").Number)
 	q.until("told of the failure", func() bool {
 		b, _ := q.Get(app.Number)
 		return b.Reason == "waits for badlib-1.0, whose build failed"
 	})
 	// What is noarch may need what one machine's arch has.
 	w.push("scripts", "1", "s", []string{quarry.Noarch}, "slow-1.0")
-	scripts := q.pushed("scripts")[0]
+	scripts := q.first("scripts")
 	w.push("slow", "1.0", "t", x, "never-1.0")
 	q.pushed("slow")
 	q.until("no blame for the arch", func() bool {
@@ -139,7 +139,7 @@ func TestObsolete(t *testing.T) {
 	}
 	q := start(t, w.options(folder(t)))
 	w.push("zlib", "1", "a", []string{"x86_64"})
-	old := q.pushed("zlib")[0]
+	old := q.first("zlib")
 	<-begun
 	w.push("zlib", "1", "b", []string{"x86_64"})
 	fresh := q.pushed("zlib")
@@ -157,7 +157,7 @@ func TestObsolete(t *testing.T) {
 	}
 	// A deleted branch, with its build waiting.
 	w.push("app", "1", "c", []string{"x86_64"}, "nothing-1")
-	app := q.pushed("app")[0]
+	app := q.first("app")
 	w.delete("app", "1")
 	q.pushed("app")
 	if b := q.wait(app.Number); b.State != quarry.Obsolete || b.Reason != "branch app-1 is gone" {
@@ -316,7 +316,7 @@ func TestPauseLasts(t *testing.T) {
 	q.stop()
 	q = start(t, w.options(fsys))
 	w.push("zlib", "1", "a", []string{"x86_64"})
-	b := q.pushed("zlib")[0]
+	b := q.first("zlib")
 	if b.Reason != "paused: moving house" {
 		t.Errorf("got %+v", plain(b))
 	}
@@ -389,7 +389,7 @@ func TestStepShows(t *testing.T) {
 	}
 	q := start(t, w.options(folder(t)))
 	w.push("zlib", "1", "a", []string{"x86_64"})
-	b := q.pushed("zlib")[0]
+	b := q.first("zlib")
 	q.until("step", func() bool { b, _ := q.Get(b.Number); return b.Step == quarry.StepConfigure })
 	close(goOn)
 	if b := q.wait(b.Number); b.Step != "" {
@@ -411,12 +411,12 @@ func TestHistory(t *testing.T) {
 	opts.History = 10
 	q := start(t, opts)
 	w.push("lost", "1", "a", []string{"x86_64"})
-	lost := q.pushed("lost")[0].Number
+	lost := q.first("lost").Number
 	q.wait(lost)
 	for i := range 40 {
 		pkg := fmt.Sprintf("p%d", i)
 		w.push(pkg, "1", "a", []string{"x86_64"})
-		q.wait(q.pushed(pkg)[0].Number)
+		q.wait(q.first(pkg).Number)
 	}
 	check := func() {
 		t.Helper()

@@ -29,7 +29,7 @@ func TestRoom(t *testing.T) {
 	var last int64
 	for _, pkg := range []string{"a", "b", "c", "d"} {
 		w.push(pkg, "1", pkg, archs2[:1])
-		last = q.pushed(pkg)[0].Number
+		last = q.first(pkg).Number
 	}
 	running := func(n int) {
 		t.Helper()

@@ -17,7 +17,7 @@ func TestProblemsKeepBuilds(t *testing.T) {
 	w := newWorld(t)
 	q := start(t, w.options(folder(t)))
 	w.push("app", "1", "c", []string{"x86_64"}, "nothing-1")
-	app := q.pushed("app")[0]
+	app := q.first("app")
 	w.delete("app", "1")
 	w.push("zlib", "1", "d", []string{"x86_64"})
 	w.mu.Lock()
@@ -69,7 +69,7 @@ func TestErroredIsRemembered(t *testing.T) {
 	fsys := folder(t)
 	q := start(t, w.options(fsys))
 	w.push("zlib", "1", "a", []string{"x86_64"})
-	n := q.pushed("zlib")[0].Number
+	n := q.first("zlib").Number
 	b := q.wait(n)
 	if b.State != quarry.Errored || b.Attempt != 3 || b.Reason != "tried 3 times, last: the container vanished" {
 		t.Fatalf("got %+v", plain(b))
@@ -102,7 +102,7 @@ func TestErroredIsRemembered(t *testing.T) {
 	// The other way to try again is to push again.
 	broken.Store(true)
 	w.push("ed", "1", "a", []string{"x86_64"})
-	q.wait(q.pushed("ed")[0].Number)
+	q.wait(q.first("ed").Number)
 	broken.Store(false)
 	if l := q.pushed("ed"); len(l) != 0 {
 		t.Fatalf("got %v", l)
@@ -299,7 +299,7 @@ func TestBadStages(t *testing.T) {
 		"nothing": "tried 3 times, last: the runner returned neither an outcome nor an error",
 	} {
 		w.push(pkg, "1", "a", []string{"x86_64"})
-		if b := q.wait(q.pushed(pkg)[0].Number); b.State != quarry.Errored || b.Reason != want {
+		if b := q.wait(q.first(pkg).Number); b.State != quarry.Errored || b.Reason != want {
 			t.Errorf("%s: got %+v", pkg, b)
 		}
 	}

@@ -42,6 +42,10 @@ func (o *owner) surveyedAll(views map[string]*View, mass []Campaign, ticket int6
 		o.planOver(err)
 		return
 	}
+	o.massKnown = map[string]bool{}
+	for i := range mass {
+		o.massKnown[mass[i].ID] = true
+	}
 	// Packages that git has no more are planned too, so that their builds end:
 	// unless something is wrong with the whole.
 	if views[""] == nil {
@@ -183,6 +187,9 @@ func (o *owner) apply(v *View, ticket int64) {
 		o.end(&c, d.Ref.Status, "its record was there already")
 	}
 	for _, w := range plan.New {
+		if w.mass != nil && !o.massKnown[w.mass.ID] {
+			continue // the plan of all packages is to come, and has what goes before it, too
+		}
 		o.create(w, w.Nonce, w.Why)
 	}
 	if len(plan.New)+len(plan.Stop)+len(plan.Done) > 0 {

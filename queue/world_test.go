@@ -327,6 +327,20 @@ func (q *running) pushed(pkg string) []quarry.Build {
 	return builds
 }
 
+// first is the oldest build under way of what was pushed, or the newest that has
+// ended: a plan of everything may have come before this one.
+func (q *running) first(pkg string) quarry.Build {
+	q.t.Helper()
+	if list := q.pushed(pkg); len(list) > 0 {
+		return list[0]
+	}
+	list := q.List(Filter{Package: pkg, Limit: 1})
+	if len(list) == 0 {
+		q.t.Fatalf("nothing was made of what was pushed for %s", pkg)
+	}
+	return list[0]
+}
+
 func (q *running) wait(number int64) quarry.Build {
 	q.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
