@@ -114,11 +114,12 @@ type meta struct {
 	GID      int      `json:"gid"`
 	Files    int      `json:"files"`
 	Bytes    int64    `json:"bytes"`
+	Length   int64    `json:"length"`
 	Seen     []string `json:"seen,omitempty"` // see extract.InstallSeen
 }
 
 // version changes when what unpacking makes of an artifact does.
-const version = 1
+const version = 2
 
 // maxNodes is how many paths of layers that nobody uses are kept in memory.
 const maxNodes = 300_000
@@ -317,8 +318,8 @@ func (c *Cache) layer(e *entry) (*Layer, error) {
 	defer e.treeMu.Unlock()
 	if e.tree == nil {
 		tree, err := Scan(c.path(e.key, nameDiff), false)
-		if err == nil && (tree.Files != e.meta.Files || tree.Bytes != e.meta.Bytes) {
-			err = fmt.Errorf("it has %d files of %d bytes, not %d of %d", tree.Files, tree.Bytes, e.meta.Files, e.meta.Bytes)
+		if err == nil && (tree.Files != e.meta.Files || tree.Length != e.meta.Length) {
+			err = fmt.Errorf("it has %d files of %d bytes, not %d of %d", tree.Files, tree.Length, e.meta.Files, e.meta.Length)
 		}
 		if err != nil {
 			// Somebody has been in there. The next time it is unpacked anew.

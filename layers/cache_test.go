@@ -3,6 +3,7 @@ package layers
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -211,6 +212,34 @@ func TestAltered(t *testing.T) {
 	}
 	l := f.get(t, sha)
 	if _, err := os.Stat(filepath.Join(l.Dir, "usr/b")); err != nil {
+		t.Error(err)
+	}
+}
+
+// How many blocks a layer takes is the file system's own business, and may change
+// when it has been written for a while.
+func TestBlocksMayChange(t *testing.T) {
+	f := newFarm(t, Options{})
+	sha := f.artifact(t, entryOf{"usr/a", "file", "a", 0o644}, entryOf{"usr/b", "link", "a", 0o777})
+	id := f.get(t, sha).Dir
+	name := filepath.Join(filepath.Dir(id), "meta.json")
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m meta
+	if err := json.Unmarshal(data, &m); err != nil {
+		t.Fatal(err)
+	}
+	m.Bytes += 4096
+	if data, err = json.Marshal(m); err == nil {
+		err = os.WriteFile(name, data, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.again(t, true, Options{})
+	if _, err := f.cache.Get(t.Context(), f.root, sha, f.store.Path(sha)); err != nil {
 		t.Error(err)
 	}
 }

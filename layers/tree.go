@@ -16,7 +16,9 @@ import (
 type Tree struct {
 	top   node
 	Files int   // paths of all kinds
-	Bytes int64 // on disk
+	Bytes int64 // on disk, which file systems change after the fact: blocks are given to files late
+	// Length is what files and links hold, bytes. It stays the same.
+	Length int64
 }
 
 // node is one path. Of what is no folder only the kind counts.
@@ -121,6 +123,9 @@ func (s *scan) folder(dir *os.File, into *node, depth int) error {
 			s.seen[st.Ino] = true
 		}
 		s.tree.Bytes += st.Blocks * 512
+		if k.mode == unix.S_IFREG || k.mode == unix.S_IFLNK {
+			s.tree.Length += st.Size
+		}
 	}
 	return nil
 }

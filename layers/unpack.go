@@ -53,7 +53,7 @@ func (c *Cache) unpack(ctx context.Context, root *Root, key, artifact, path stri
 	if err != nil {
 		return m, nil, err
 	}
-	m.Files, m.Bytes = tree.Files, tree.Bytes
+	m.Files, m.Bytes, m.Length = tree.Files, tree.Bytes, tree.Length
 	for _, name := range []string{nameWork, nameScratch} {
 		if err := deltree.Remove(filepath.Join(dir, name)); err != nil {
 			return m, nil, err
