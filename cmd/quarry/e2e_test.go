@@ -76,6 +76,9 @@ func newServer(t testing.TB, dir string) *server {
 	return s
 }
 
+// alone is that what else this machine does does not decide how many builds run.
+const alone = "[jobs]\nothers = false\nmemory_stall = 0\n"
+
 // writeConfig writes the configuration, with more tables at its end.
 func (s *server) writeConfig(t testing.TB, extra string) {
 	t.Helper()
@@ -83,12 +86,11 @@ func (s *server) writeConfig(t testing.TB, extra string) {
 	if strings.Contains(extra, "[channel.testing]") {
 		archs = ""
 	}
-	// What else this machine does must not decide how many builds run.
-	alone := "[jobs]\nothers = false\nmemory_stall = 0\n"
+	slots := alone
 	if strings.Contains(extra, "[jobs]") {
-		alone = ""
+		slots = ""
 	}
-	text := fmt.Sprintf("state = \"state\"\n%s[podman]\nimage_stores = [%q]\n%s%s%s", s.doors(), s.image, alone, archs, extra)
+	text := fmt.Sprintf("state = \"state\"\n%s[podman]\nimage_stores = [%q]\n%s%s%s", s.doors(), s.image, slots, archs, extra)
 	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -286,6 +288,9 @@ func cmdConfig(ts *testscript.TestScript, neg bool, args []string) {
 	old := ts.ReadFile(s.config)
 	if strings.Contains(data, "[channel.testing]") {
 		old, _, _ = strings.Cut(old, "[channel.testing]")
+	}
+	if strings.Contains(data, "[jobs]") {
+		old = strings.Replace(old, alone, "", 1)
 	}
 	ts.Check(os.WriteFile(s.config, []byte(old+archs+data), 0o644))
 }
