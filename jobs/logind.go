@@ -12,6 +12,7 @@ import (
 // which no terminal does for them (org.freedesktop.login1(5)).
 type logind struct {
 	address string
+	wait    time.Duration // for an answer
 	conn    *dbus.Conn
 	tried   time.Time // when it last could not be reached
 	asked   time.Time
@@ -22,14 +23,14 @@ type logind struct {
 const (
 	logindEvery = 5 * time.Second
 	logindRetry = time.Minute
-	logindWait  = time.Second // for an answer
+	logindWait  = time.Second
 )
 
 func newLogind(address string) *logind {
 	if address == "" {
 		address = "unix:path=/run/dbus/system_bus_socket"
 	}
-	return &logind{address: address}
+	return &logind{address: address, wait: logindWait}
 }
 
 // idle is how long nobody has done anything, and whether there is a logind that
@@ -58,7 +59,7 @@ func (l *logind) idle(now time.Time) (time.Duration, bool) {
 }
 
 func (l *logind) ask() error {
-	ctx, cancel := context.WithTimeout(context.Background(), logindWait)
+	ctx, cancel := context.WithTimeout(context.Background(), l.wait)
 	defer cancel()
 	if l.conn == nil {
 		// The connection lives on: its end is Close, and not that of ctx.
