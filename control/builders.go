@@ -100,7 +100,11 @@ func (f *Farm) showBuilders(c *Call) error {
 		fmt.Fprintf(c.Out, "%s: %d of %s busy, for %s\n", human.Paint(name, human.Bold, c.Term.Color), b.Busy, human.Count(b.Slots, "place"), strings.Join(b.Archs, ", "))
 		fmt.Fprintln(c.Out, machineText(b.Machine))
 		if j := b.Jobs; j != nil {
-			fmt.Fprintf(c.Out, "%d of %s in use, %d may be: %s\n", j.Used, human.Count(j.Total, "slot"), j.Limit, human.Safe(j.Why, false))
+			fmt.Fprintf(c.Out, "%d of %s in use", j.Used, human.Count(j.Total, "slot"))
+			if j.Limit < j.Total {
+				fmt.Fprintf(c.Out, ", %d may be: %s", j.Limit, human.Safe(j.Why, false))
+			}
+			fmt.Fprintln(c.Out)
 		}
 		for _, w := range b.Workers {
 			how := "for itself"

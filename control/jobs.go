@@ -284,7 +284,7 @@ func (f *Farm) setJobs(ctx context.Context, c *Call) error {
 	case n == 0:
 		fmt.Fprintf(c.Out, "build %d has as many jobs as the farm gives it, now %d\n", b.Number, may)
 	case may < min(n, has.Ceiling, st.Limit.Slots):
-		fmt.Fprintf(c.Out, "build %d may run %s now, and %d as jobs of others end\n", b.Number, human.Count(may, "job"), min(n, has.Ceiling, st.Limit.Slots))
+		fmt.Fprintf(c.Out, "build %d may run %s now, and up to %d as jobs of others end\n", b.Number, human.Count(may, "job"), min(n, has.Ceiling, st.Limit.Slots))
 	case may < n:
 		fmt.Fprintf(c.Out, "build %d may run %s: the machine's limit or its recipe allows no more\n", b.Number, human.Count(may, "job"))
 	default:
@@ -304,7 +304,7 @@ func mayGive(who quarry.Identity, has JobsBuild, n int) error {
 	case n == 0, n == 1, n < has.Granted:
 		return nil
 	}
-	return &Error{ExitForbidden, fmt.Errorf("build %d has %s: only an admin may give it more, or fix them", has.Number, human.Count(has.Granted, "job"))}
+	return &Error{ExitForbidden, fmt.Errorf("build %d has %s: give it fewer, as only an admin may give it as many or more", has.Number, human.Count(has.Granted, "job"))}
 }
 
 // jobCount reads a number of jobs.

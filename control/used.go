@@ -256,7 +256,7 @@ func totalText(a *use.Attempt) string {
 		also(t.OOMKills, ", processes killed for want of it: %d"))
 	line(t.Read.Known && t.Written.Known, "disks", "%s read, %s written", size(t.Read), size(t.Written))
 	line(t.PeakProcs.Known, "processes", "%s at most%s", count(t.PeakProcs), also(t.PidsHits, ", the limit refused %d more"))
-	line(t.PeakJobs.Known, "jobs", "%s at most, of %s at most", count(t.PeakBusy), count(t.PeakJobs))
+	line(t.PeakJobs.Known, "jobs", "%s in use at most, %s granted at most", count(t.PeakBusy), count(t.PeakJobs))
 	line(t.PeakDisk.Known, "workspace", "%s at most", size(t.PeakDisk))
 	return b.String()
 }

@@ -28,7 +28,7 @@ func TestLogUsage(t *testing.T) {
 	}
 	look("build 1: zlib 1.3-p1 x86_64, runs for ", "2 samples, one every 1 h 00 m", "prepare", "1.0 GiB", "7.0 MiB", "9 at most")
 	end()
-	out := look("build 1: zlib 1.3-p1 x86_64, took ", "3 samples", "make", "READ/S", "JOBS", " 3/4\n", "jobs       3 at most, of 4 at most\n")
+	out := look("build 1: zlib 1.3-p1 x86_64, took ", "3 samples", "make", "READ/S", "JOBS", " 3/4\n", "jobs       3 in use at most, 4 granted at most\n")
 	if strings.Contains(out, "disks") || strings.Contains(out, "▁") {
 		t.Errorf("what is not known is shown, or a curve where no terminal is:\n%s", out)
 	}
