@@ -199,7 +199,7 @@ func (d *decider) decide(now time.Time, s Signals, hand *Hand) Limit {
 			bound(d.policy.Battery, KindBattery, "on battery")
 		}
 		if taken > 0 {
-			bound(d.total-taken, KindOthers, "others' processes")
+			bound(d.total-taken, KindOthers, "others' processes take the rest")
 		}
 	}
 	if n := d.squeeze(now, s, l.Slots); n > 0 {
