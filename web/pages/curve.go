@@ -116,6 +116,9 @@ func curves(a *usage.Attempt, live bool) []curve {
 	jobs.Line, jobs.Area = draw(at, busy, total.Wall, top)
 	jobs.Limit, _ = draw(at, granted, total.Wall, top)
 	jobs.Peak = of(total.PeakBusy, total.PeakJobs)
+	if total.PeakBusy.N > total.PeakJobs.N { // jobs that end when they have, or are forced
+		jobs.Peak = strconv.FormatInt(total.PeakBusy.N, 10)
+	}
 	jobs.Now = of(a.Samples[len(a.Samples)-1].Busy, a.Samples[len(a.Samples)-1].Jobs)
 	if !live {
 		sum := 0.0

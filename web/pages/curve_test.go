@@ -24,6 +24,10 @@ func TestCurvesOfJobs(t *testing.T) {
 	if label := curves(a, false)[0].Label(); label != "Jobs: 3.0 in the mean, at most 4 of 4" {
 		t.Errorf("after its end: %q", label)
 	}
+	a.Samples[1].Busy = cgroup.Of(8)
+	if label := curves(a, true)[0].Label(); label != "Jobs: 2 of 4, at most 8" {
+		t.Errorf("with more than it was given: %q", label)
+	}
 	for i := range a.Samples {
 		a.Samples[i].Jobs, a.Samples[i].Busy = cgroup.Of(1), cgroup.Of(1)
 	}
