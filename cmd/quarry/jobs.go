@@ -184,7 +184,7 @@ func (r *jobsRun) run(cmd *cobra.Command) error {
 	defer done()
 	client, err := buildcontrol.Dial(dialing, r.addr, r.token)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: is quarry jobs serve, or another server, at this address?", err)
 	}
 	defer client.Close()
 
@@ -250,12 +250,18 @@ func (r *jobsRun) form(path string) (string, error) {
 
 // follow has the jobserver hold what the server says, until it says no more.
 func (r *jobsRun) follow(client *buildcontrol.Client, pool *jobserver.Pool) {
+	told := false
 	for n := range client.Jobs() {
+		told = true
 		pool.Set(min(n, r.most)) // the job that needs no token cannot be taken away
 		r.log.Debug("build control", "jobs", n, "run", pool.State().Want)
 	}
 	if err := client.Err(); err != nil {
-		r.log.Warn("build control has ended: the command goes on with the jobs that it has", "jobs", pool.State().Want, "err", err)
+		what := "build control has ended"
+		if !told {
+			what = "build control does not know the token, or has ended"
+		}
+		r.log.Warn(what+": the command goes on with the jobs that it has", "jobs", pool.State().Want, "err", err)
 	}
 }
 

@@ -303,10 +303,10 @@ func TestJobsRunEnds(t *testing.T) {
 		{"", "kill -TERM $$", 143, "", ""},
 		{"", "cat; echo ${BUILDTOKEN-none} ${BUILDCONTROLADDR-none}", 0, "in\nnone none\n", ""},
 		{"--max 9", "echo $MAKEFLAGS | tr ' ' '\n' | head -1", 0, "-j9\n", ""},
-		{"--token 1-nobody -j 3", "for i in $(seq 2000); do [ -e " + dir + "/told ] && break; sleep 0.05; done; echo done", 0, "done\n", "closed"},
+		{"--token 1-nobody -j 3", "for i in $(seq 2000); do [ -e " + dir + "/told ] && break; sleep 0.05; done; echo done", 0, "done\n", "does not know the token, or has ended"},
 		{"--max 0", "", 2, "", "--max takes"},
 		{"-j 0", "", 2, "", "--jobs"},
-		{"--addr " + dir + "/nothing", "", 1, "", "nothing"},
+		{"--addr " + dir + "/nothing", "", 1, "", "nothing: connect: no such file or directory: is quarry jobs serve"},
 		{"--token=", "", 0, "", ""},
 	} {
 		var out output
