@@ -322,7 +322,7 @@ func (s *Share) status() BuildStatus {
 	m := s.m
 	b := BuildStatus{
 		Number: s.build.Number, Attempt: s.build.Attempt, Name: s.build.Name, Since: s.since, Waiting: s.began.IsZero(),
-		Parallel: m.parallel, Granted: m.grant, Out: m.seen.Out, Used: max(m.seen.Used, m.fixed), Want: m.need, Hungry: m.hungry,
+		Parallel: m.parallel, Granted: m.grant, Out: m.seen.Out, Used: max(m.seen.Used, m.fixed), Want: max(m.need, m.fixed), Hungry: m.hungry,
 		Ceiling: s.ceiling, Weight: m.weight, Hand: m.hand, By: s.by, Forced: s.forced,
 	}
 	if m.hungry {
