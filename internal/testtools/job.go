@@ -160,7 +160,7 @@ func (r *Trace) Wait(t testing.TB, n int) {
 }
 
 // patience is what no condition takes on any machine.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // Until waits until a condition holds: until it has no complaint any more.
 func Until(t testing.TB, complaint func() string) {
