@@ -328,7 +328,7 @@ func TestSceneWithoutSlots(t *testing.T) {
 			t.Errorf("the jobserver is still there: %v", err)
 		}
 	}, after: func(sc *runner.Scene) {
-		got := said(t, sc, line("echo $MAKEFLAGS,$BUILDSOCKET,$BUILDTOKEN,$BUILDCONTROLADDR; again; printf 'all: a b\\na b:; @echo $@\\n' | make -f -"))
+		got := said(t, sc, line("echo $MAKEFLAGS,$BUILDSOCKET,$BUILDTOKEN,$BUILDCONTROLADDR; again; printf 'b: a; @echo b\\na:; @echo a\\n' | make -f -"))
 		if want := "-j4,,,\na\nb\nE make: *** No targets specified and no makefile found.  Stop.\n0"; got != want {
 			t.Errorf("it says %q", got)
 		}
