@@ -41,9 +41,6 @@ type Governor struct {
 	limit   Limit
 	news    [][2]Limit // that Limited has to be told
 	said    said
-	subs    map[chan struct{}]bool
-	shown   uint64 // what subscribers know of
-	last    uint64
 }
 
 // New makes a governor. What was said by hand and kept in Options.State holds
@@ -80,7 +77,6 @@ func New(o Options) (*Governor, error) {
 		opts: o, log: o.Log, now: o.Now, kick: make(chan struct{}, 1),
 		sensor:  newSensor(o.Policy, o.Places, o.Own),
 		decider: decider{policy: o.Policy, total: o.Total, cpus: cpus},
-		subs:    map[chan struct{}]bool{},
 	}
 	g.said = g.load()
 	g.limit = g.decider.decide(g.now(), Signals{}, g.hand(g.now()))
@@ -167,7 +163,6 @@ func (g *Governor) decide(now time.Time) {
 	g.core.limit = g.limit.Slots
 	if g.limit != was {
 		g.news = append(g.news, [2]Limit{was, g.limit})
-		g.last++
 		g.wake()
 	}
 }
@@ -179,15 +174,6 @@ func (g *Governor) tell() {
 	g.mu.Lock()
 	news := g.news
 	g.news = nil
-	if g.shown != g.last {
-		g.shown = g.last
-		for c := range g.subs {
-			select {
-			case c <- struct{}{}:
-			default:
-			}
-		}
-	}
 	g.mu.Unlock()
 	for _, n := range news {
 		level := slog.LevelInfo
@@ -216,12 +202,10 @@ func (g *Governor) turn(now time.Time) {
 				close(s.begun)
 			}
 		}
-		g.last++
 	}
 	for _, s := range g.shares {
-		if s.enforce(g) || s.noted() {
-			g.last++
-		}
+		s.enforce(g)
+		s.peak = max(s.peak, s.m.seen.Used)
 	}
 }
 
@@ -251,7 +235,6 @@ func (g *Governor) Begin(ctx context.Context, b Build) (*Share, error) {
 	g.shares = append(g.shares, s)
 	g.core.enter(s.m)
 	g.turn(now)
-	g.last++
 	g.mu.Unlock()
 	g.tell()
 	g.wake()
@@ -271,7 +254,6 @@ func (g *Governor) change(do func(now time.Time)) {
 	now := g.now()
 	do(now)
 	g.turn(now)
-	g.last++
 	g.mu.Unlock()
 	g.tell()
 	g.wake()
@@ -381,18 +363,4 @@ func (g *Governor) Status() Status {
 		return -1
 	})
 	return st
-}
-
-// Subscribe gives a channel that gets a value when Status has changed. Changes that
-// nobody has taken yet are one.
-func (g *Governor) Subscribe() (changed <-chan struct{}, stop func()) {
-	c := make(chan struct{}, 1)
-	g.mu.Lock()
-	g.subs[c] = true
-	g.mu.Unlock()
-	return c, func() {
-		g.mu.Lock()
-		delete(g.subs, c)
-		g.mu.Unlock()
-	}
 }

@@ -286,13 +286,10 @@ func TestSaidByHand(t *testing.T) {
 		news = append(news, fmt.Sprintf("%d to %d %s", was.Slots, is.Slots, is.Why))
 	}}
 	r := newRig(t, o)
-	changed, stop := r.Subscribe()
 	var all atomic.Int64
 	a := r.begin(&all, Build{Number: 7, Name: "a-1", Key: "a"})
 	a.make(100)
 	a.runs(8)
-	<-changed
-	stop()
 	if n, err := r.Set(7, 3, "anna"); err != nil || n != 3 {
 		t.Errorf("%d, %v", n, err)
 	}

@@ -54,7 +54,6 @@ type Share struct {
 	widely   time.Duration // as busyTime, in that time
 	peak     int
 	repaired int
-	shown    [5]int
 	ended    bool
 }
 
@@ -284,13 +283,13 @@ func (s *Share) account(now time.Time) {
 
 // enforce sets the build's processor time when its slots have changed, where that
 // is wanted. g.mu is held.
-func (s *Share) enforce(g *Governor) bool {
+func (s *Share) enforce(g *Governor) {
 	if s.cpu == s.m.grant || s.bridge == nil || s.ended {
-		return false
+		return
 	}
 	s.cpu = s.m.grant
 	if g.opts.Enforce == EnforceNone || s.place.CPU == nil {
-		return true
+		return
 	}
 	cpus := 0.0
 	if g.opts.Enforce == EnforceQuota {
@@ -300,21 +299,6 @@ func (s *Share) enforce(g *Governor) bool {
 	if err := s.place.CPU(cpus, int(min(max(weight, 1), 10_000))); err != nil {
 		g.log.Warn("processor time of a build cannot be set", "build", s.build.Number, "error", err)
 	}
-	return true
-}
-
-// noted reports whether something has changed that Status shows. g.mu is held.
-func (s *Share) noted() bool {
-	now := [5]int{s.m.grant, s.m.seen.Out, s.m.seen.Used, s.m.need, 0}
-	if s.m.hungry {
-		now[4] = 1
-	}
-	s.peak = max(s.peak, s.m.seen.Used)
-	if now == s.shown {
-		return false
-	}
-	s.shown = now
-	return true
 }
 
 // status is the build's line of Status. g.mu is held.
