@@ -150,34 +150,45 @@ func (w *Workspace) grant(l Limits) error {
 // grantGroups changes the limits that control groups keep, as the runtime would
 // have set them.
 func (w *Workspace) grantGroups(l Limits) error {
-	const period = 100000 // microseconds; the kernel's own default
 	was, cg := w.Limits, w.store.cgroups
 	proc, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", w.pid))
 	if err != nil {
 		return fmt.Errorf("control groups of its guest cannot be read: %w", err)
 	}
-	put := func(controller, file string, value any) error {
-		dir := cg.Dir(proc, controller)
-		if dir == "" {
-			return fmt.Errorf("there is no %s control group", controller)
+	in := func(controller string) (dir string, err error) {
+		if dir = cg.Dir(proc, controller); dir == "" {
+			err = fmt.Errorf("there is no %s control group", controller)
 		}
-		err := os.WriteFile(filepath.Join(dir, file), fmt.Append(nil, value), 0)
+		return dir, err
+	}
+	put := func(controller, file string, value any) error {
+		dir, err := in(controller)
+		if err != nil {
+			return err
+		}
+		err = os.WriteFile(filepath.Join(dir, file), fmt.Append(nil, value), 0)
 		if err != nil {
 			return fmt.Errorf("limit cannot be set to %v: %w", value, err)
 		}
 		return nil
 	}
-	quota := int64(l.CPUs * period)
+	v2 := cg.Mode == podman.CgroupV2
 	var errs []error
+	if l.CPUs != was.CPUs {
+		dir, err := in("cpu")
+		if err == nil {
+			err = setCPU(dir, v2, l.CPUs, 0)
+		}
+		errs = append(errs, err)
+	}
 	add := func(changed bool, controller, file string, value any) {
 		if changed {
 			errs = append(errs, put(controller, file, value))
 		}
 	}
-	if cg.Mode == podman.CgroupV2 {
+	if v2 {
 		add(l.Memory != was.Memory, "memory", "memory.max", l.Memory)
 		add(l.Pids != was.Pids, "pids", "pids.max", l.Pids)
-		add(l.CPUs != was.CPUs, "cpu", "cpu.max", fmt.Sprintf("%d %d", quota, period))
 		return errors.Join(errs...)
 	}
 	// Memory with swap is never less than memory, not even in between.
@@ -192,7 +203,6 @@ func (w *Workspace) grantGroups(l Limits) error {
 		add(l.Memory != was.Memory, "memory", file, l.Memory)
 	}
 	add(l.Pids != was.Pids, "pids", "pids.max", l.Pids)
-	add(l.CPUs != was.CPUs, "cpu", "cpu.cfs_quota_us", quota)
 	return errors.Join(errs...)
 }
 
