@@ -24,8 +24,11 @@ func (w *Workspace) SetCPU(cpus float64, weight int) error {
 	}
 	cg := w.store.cgroups
 	dir := cg.Dir(proc, "cpu")
+	w.mu.Lock()
+	ended := w.killed || w.closed // its group may be there for a while
+	w.mu.Unlock()
 	// Once the guest has ended its number may be anybody's, but not its group.
-	if w.ContainerID == "" || !strings.Contains(dir, w.ContainerID) {
+	if ended || w.ContainerID == "" || !strings.Contains(dir, w.ContainerID) {
 		return errors.New("processor time of a workspace cannot be set: it has no cpu control group of its own, or has ended")
 	}
 	return setCPU(dir, cg.Mode == podman.CgroupV2, min(cpus, w.Limits.CPUs), weight)

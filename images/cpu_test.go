@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/Morphux/quarry/internal/podman"
 )
 
 // TestCPUFiles: both versions of control groups are told what they take.
@@ -40,5 +42,31 @@ func TestCPUFiles(t *testing.T) {
 	}
 	if err := setCPU(filepath.Join(t.TempDir(), "gone"), true, 1, 1); err == nil || !strings.Contains(err.Error(), "processor time of a workspace") {
 		t.Errorf("in a group that is gone: %v", err)
+	}
+}
+
+// TestSetCPUEnded: nothing is set for a workspace that has ended, though its group
+// and its first process are still there, as until its monitor has asked after that.
+func TestSetCPUEnded(t *testing.T) {
+	cg, err := podman.DetectCgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cg.V1, cg.V2 = map[string]string{"cpu": dir}, dir
+	proc, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(cg.Dir(proc, "cpu"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w := &Workspace{pid: os.Getpid(), ContainerID: t.Name(), Limits: Limits{CPUs: 1}, store: &Store{cgroups: cg}}
+	if err := w.SetCPU(1, 100); err != nil {
+		t.Errorf("while it lives: %v", err)
+	}
+	w.closed = true
+	if err := w.SetCPU(1, 100); err == nil || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("after its end: %v", err)
 	}
 }
