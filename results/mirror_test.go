@@ -15,6 +15,7 @@ func TestMirrorWhileWriting(t *testing.T) {
 	record(t, r, sample("zlib", "1.3", "x86_64", 1))
 	ctx, stop := context.WithCancel(t.Context())
 	written := make(chan error, 1)
+	all := make(chan struct{}) // closed when there is a text of each name
 	go func() {
 		for n := int64(2); ctx.Err() == nil; n++ {
 			if _, err := r.Record(context.Background(), sample(fmt.Sprintf("p%d", n%40), "1", "x86_64", n)); err != nil {
@@ -24,6 +25,9 @@ func TestMirrorWhileWriting(t *testing.T) {
 			if err := r.Keep(context.Background(), "mass", fmt.Sprint("m", n%3), []byte(fmt.Sprint(n))); err != nil {
 				written <- err
 				return
+			}
+			if n == 4 {
+				close(all)
 			}
 		}
 		written <- nil
@@ -52,6 +56,12 @@ func TestMirrorWhileWriting(t *testing.T) {
 		git(t, kept, "fetch", "-q", "--prune", "origin", "+refs/*:refs/*")
 		whole(kept)
 	}
+	select {
+	case <-all:
+	case err := <-written:
+		t.Fatal(err)
+	}
+	git(t, kept, "fetch", "-q", "--prune", "origin", "+refs/*:refs/*")
 	stop()
 	if err := <-written; err != nil {
 		t.Fatal(err)
