@@ -42,3 +42,19 @@ func TestMadeMeanwhile(t *testing.T) {
 		t.Errorf("%+v, %v", in, err)
 	}
 }
+
+// Workspaces that were ready end with their environment, and are no builds that were
+// ended, however long it takes to close them.
+func TestTakeAwaySpare(t *testing.T) {
+	e := env{"testing", "x86_64"}
+	s := &Store{open: map[*Workspace]bool{}}
+	w := &Workspace{Channel: e.channel, Arch: e.arch, store: s, pid: -1, initFD: -1, spare: true}
+	s.open[w] = true
+	if n := s.takeAway(t.Context(), []env{e}, "it was sanitized"); n != 0 || w.lost != "" {
+		t.Errorf("%d builds were ended, %q, and there was none", n, w.lost)
+	}
+	w.spare = false // a build has it
+	if n := s.takeAway(t.Context(), []env{e}, "it was sanitized"); n != 1 || w.lost == "" {
+		t.Errorf("%d builds were ended, %q, of 1", n, w.lost)
+	}
+}

@@ -187,6 +187,9 @@ func (w *Workspace) handOver(want Spec, l Limits) bool {
 		return false
 	}
 	w.Name, w.Warm, w.log = want.Name, true, w.log.With(want.About...)
+	w.mu.Lock()
+	w.spare = false
+	w.mu.Unlock()
 	return w.alive()
 }
 
@@ -409,7 +412,7 @@ func (p *pool) prepare(ctx context.Context, sh *shelf) (*Workspace, int, error) 
 		return nil, 0, err
 	}
 	w := p.s.blank(sh.env, base, inst, emulation)
-	w.Name, w.Limits = sh.String(), p.s.wide()
+	w.Name, w.Limits, w.spare = sh.String(), p.s.wide(), true
 	if err := p.s.create(ctx, w, false); err != nil {
 		return nil, 0, err
 	}

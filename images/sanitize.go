@@ -168,7 +168,7 @@ func (s *Store) takeAway(ctx context.Context, envs []env, why string) (n int) {
 			continue
 		}
 		w.mu.Lock()
-		took := !w.closed && w.lost == ""
+		took := !w.closed && w.lost == "" && !w.spare // those end by themselves
 		if took {
 			w.lost = why
 		}

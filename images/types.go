@@ -146,6 +146,7 @@ type Workspace struct {
 	mu     sync.Mutex // guards the following
 	over   string     // set by the watcher: why the disk limit killed it
 	killed bool       // by Kill or Close
+	spare  bool       // the pool's: no build has it yet
 	lost   string     // set by Sanitize: why the farm took it from its build
 	closed bool
 	usage  Usage        // highest values read until now; they stay after the cgroup is gone
