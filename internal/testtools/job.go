@@ -102,6 +102,8 @@ func (r *Trace) Events(t testing.TB) []Event {
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
+	// A line may be seen before all of it is written: it is none until it ends.
+	data = data[:bytes.LastIndexByte(data, '\n')+1]
 	var all []Event
 	for s := bufio.NewScanner(bytes.NewReader(data)); s.Scan(); {
 		var what string

@@ -46,3 +46,22 @@ func TestTrace(t *testing.T) {
 		t.Error("the clock is another one than that of the jobs")
 	}
 }
+
+// A job's line that is being written is none yet.
+func TestHalfALine(t *testing.T) {
+	dir := t.TempDir()
+	r := Watch(t, dir, os.Getuid())
+	var text string
+	for _, want := range []struct {
+		more            string
+		events, running int
+	}{{"s 1", 0, 0}, {"2 34", 0, 0}, {"56\n", 1, 1}, {"e 12 34", 1, 1}, {"57\ns", 2, 0}} {
+		text += want.more
+		if err := os.WriteFile(filepath.Join(dir, "trace"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(r.Events(t)); n != want.events || r.Running(t) != want.running {
+			t.Errorf("of %q are seen %d events and %d jobs that run", text, n, r.Running(t))
+		}
+	}
+}
