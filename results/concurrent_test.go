@@ -269,6 +269,17 @@ func TestStaleLockIsCured(t *testing.T) {
 	fsck(t, r.Path())
 }
 
+// TestWriterClosesMeanwhile has the folder of a writer go after it was listed and
+// before it is looked at, which to whoever looks is as a link to nothing.
+func TestWriterClosesMeanwhile(t *testing.T) {
+	r := open(t, Options{})
+	gone := filepath.Join(r.Path(), workRoot, workPrefix+"gone")
+	if err := os.Symlink("nothing", gone); err != nil {
+		t.Fatal(err)
+	}
+	openAt(t, r.Path(), Options{})
+}
+
 // TestKilledWriter kills a process that records with signal 9: at a random moment
 // after its start in every other round, and after it has recorded something in the
 // others. Afterwards everything that it said was recorded must be, the next writer

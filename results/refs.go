@@ -283,6 +283,9 @@ func cureLocked(repo string) error {
 
 func removeLocks(repo, dir string) error {
 	own, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // its writer has closed just now
+	}
 	if err != nil {
 		return err
 	}
