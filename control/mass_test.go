@@ -37,33 +37,11 @@ func (s *shelf) Save(_ context.Context, c queue.Campaign) error {
 	return nil
 }
 
-// recorded is a farm's records in memory, all of them successes.
-type recorded struct {
-	noRecords
-	mu *sync.Mutex
-	at map[quarry.Target]quarry.RecordRef
-}
-
-func (r recorded) Lookup(pkg, version, arch string) (quarry.RecordRef, bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	ref, ok := r.at[quarry.Target{Channel: "testing", Package: pkg, Version: version, Arch: arch}]
-	return ref, ok, nil
-}
-
-func (r recorded) record(_ context.Context, o *quarry.Outcome) (string, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b := o.Build
-	r.at[b.Target()] = quarry.RecordRef{Status: o.Status, Source: b.Commit, Build: b.Number, Key: b.Key}
-	return strings.Repeat("c", 40), nil
-}
-
 // massFarm is a farm of one release that keeps records and mass rebuilds; builds
 // are held while hold is closed to them.
 func massFarm(t *testing.T, hold func(context.Context) error) *Farm {
 	t.Helper()
-	records := recorded{mu: new(sync.Mutex), at: map[quarry.Target]quarry.RecordRef{}}
+	records := newRecorded()
 	release := quarry.Release{Package: "zlib", Version: "1.3-p1", Channel: "testing", Commit: strings.Repeat("a", 40), Archs: []string{"x86_64"}, Time: time.Now()}
 	q, err := queue.New(queue.Options{
 		Fs: afero.NewMemMapFs(),

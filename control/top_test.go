@@ -50,9 +50,6 @@ func usingFarm(t *testing.T) (f *Farm, end func()) {
 		t.Helper()
 		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 		defer stop()
-		if err := f.Queue.Pause(ctx, "root", "one build is enough"); err != nil {
-			t.Fatal(err)
-		}
 		close(release)
 		if b, err := f.Queue.Wait(ctx, 1); err != nil || b.State != quarry.Succeeded {
 			t.Fatalf("%+v, %v", b, err)
