@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -27,6 +28,9 @@ import (
 	"github.com/Morphux/quarry/queue"
 	"github.com/spf13/afero"
 )
+
+// patience is how long anything may take on a slow machine that is busy.
+const patience = 5 * time.Minute
 
 // testFarm is a farm of one release, whose queue really runs and whose records say
 // what was built; its one stage that matters is the test's.
@@ -113,7 +117,7 @@ func succeed(_ context.Context, b quarry.Build, log io.Writer) (*quarry.Outcome,
 
 func call(t *testing.T, table Table, who quarry.Identity, term Terminal, words ...string) (string, string, int) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), patience)
 	defer stop()
 	var out, errOut bytes.Buffer
 	code := table.Run(ctx, who, words, nil, &out, &errOut, term)
@@ -230,7 +234,7 @@ func TestFollowSaysWhy(t *testing.T) {
 			return nil, ctx.Err()
 		}
 	}))
-	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+	ctx, stop := context.WithTimeout(context.Background(), patience)
 	defer stop()
 	pr, pw := io.Pipe()
 	ended := make(chan int, 1)
@@ -286,9 +290,10 @@ func TestSocket(t *testing.T) {
 	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o700 {
 		t.Errorf("mode of the socket is %v, %v", fi.Mode(), err)
 	}
+	verbs := Verbs(testFarm(t, succeed))
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- Serve(ctx, l, Verbs(testFarm(t, succeed)), slog.New(slog.DiscardHandler)) }()
+	go func() { served <- Serve(ctx, l, verbs, slog.New(slog.DiscardHandler)) }()
 	client := Client{Socket: path}
 	var out, errOut bytes.Buffer
 	code, err := client.Call(ctx, []string{"log", "-f", "1"}, Terminal{}, &out, &errOut)
@@ -326,6 +331,49 @@ func TestSocket(t *testing.T) {
 	if _, err := client.Call(context.Background(), []string{"whoami"}, Terminal{}, &out, &errOut); !errors.Is(err, ErrUnreachable) || Code(err) != ExitUnreachable {
 		t.Errorf("without a daemon: %v", err)
 	}
+}
+
+// TestListenAlone: what others make while a socket is opened has their modes.
+func TestListenAlone(t *testing.T) {
+	dir := t.TempDir()
+	mode := func() fs.FileMode {
+		path := filepath.Join(dir, "d")
+		if err := os.Mkdir(path, 0o777); err != nil {
+			t.Error(err)
+		}
+		defer os.Remove(path)
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		return info.Mode()
+	}
+	want := mode()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if have := mode(); have != want {
+				t.Errorf("a folder has mode %v, and is to have %v", have, want)
+				return
+			}
+		}
+	}()
+	for range 500 {
+		l, err := Listen(filepath.Join(dir, "s"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+	}
+	close(stop)
+	<-stopped
 }
 
 // TestLeftOverSocket takes over what a killed daemon left.
@@ -405,9 +453,10 @@ func TestGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	verbs := Verbs(testFarm(t, succeed))
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- Serve(ctx, l, Verbs(testFarm(t, succeed)), slog.New(slog.DiscardHandler)) }()
+	go func() { served <- Serve(ctx, l, verbs, slog.New(slog.DiscardHandler)) }()
 	defer func() { stop(); <-served }()
 	games, err := user.LookupGroup("games")
 	if err != nil {

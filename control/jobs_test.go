@@ -119,7 +119,7 @@ func TestJobsWaiting(t *testing.T) {
 		_, err := gov.Begin(ctx, jobs.Build{Name: "verify-1 git-2.0"})
 		ended <- err
 	}()
-	for deadline := time.Now().Add(time.Minute); len(gov.Status().Builds) < 2; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); len(gov.Status().Builds) < 2; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the second build never came")
 		}

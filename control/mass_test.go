@@ -119,7 +119,7 @@ func TestMassWords(t *testing.T) {
 			t.Errorf("%s: exit %d, says %q; want exit %d and %q", tt.words, code, errOut, tt.code, tt.says)
 		}
 	}
-	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	for _, b := range farm.Queue.List(queue.Filter{}) {
 		if _, err := farm.Queue.Wait(ctx, b.Number); err != nil {

@@ -5,9 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -66,13 +64,8 @@ func TestJSONForms(t *testing.T) {
 
 // TestSocketSize has a terminal change its size in the middle of a call.
 func TestSocketSize(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := Listen(path, "")
-	if err != nil {
-		t.Fatal(err)
-	}
 	got := make(chan [2]int)
-	verbs := Table{{Name: "sized", MaxArgs: -1, Raw: true, Run: func(_ context.Context, c *Call) error {
+	path := serveTable(t, Table{{Name: "sized", MaxArgs: -1, Raw: true, Run: func(_ context.Context, c *Call) error {
 		ended := make(chan struct{})
 		go func() {
 			io.Copy(io.Discard, c.In)
@@ -86,8 +79,7 @@ func TestSocketSize(t *testing.T) {
 				return nil
 			}
 		}
-	}}}
-	go Serve(t.Context(), l, verbs, slog.New(slog.DiscardHandler))
+	}}})
 	resize := make(chan [2]int)
 	r, w := net.Pipe()
 	defer w.Close()
@@ -103,7 +95,7 @@ func TestSocketSize(t *testing.T) {
 			if have != size {
 				t.Errorf("%v, want %v", have, size)
 			}
-		case <-time.After(time.Minute):
+		case <-time.After(patience):
 			t.Fatal("no size comes")
 		}
 	}

@@ -64,11 +64,20 @@ func Listen(path, group string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	old := syscall.Umask(0o077)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	syscall.Umask(old)
-	if err != nil || group == "" {
-		return l, err
+	// The socket has its mode before it has its name. The umask would be that of
+	// everybody in this process who makes a file meanwhile.
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var mode error
+		err := c.Control(func(fd uintptr) { mode = unix.Fchmod(int(fd), 0o700) })
+		return errors.Join(err, mode)
+	}}
+	opened, err := config.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	l := opened.(*net.UnixListener)
+	if group == "" {
+		return l, nil
 	}
 	g, err := user.LookupGroup(group)
 	if err == nil {

@@ -48,7 +48,7 @@ func usingFarm(t *testing.T) (f *Farm, end func()) {
 	<-begun
 	return f, func() {
 		t.Helper()
-		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		ctx, stop := context.WithTimeout(t.Context(), patience)
 		defer stop()
 		close(release)
 		if b, err := f.Queue.Wait(ctx, 1); err != nil || b.State != quarry.Succeeded {
@@ -129,7 +129,7 @@ func TestTopOnTerminal(t *testing.T) {
 		"nobody can type": func() io.Reader { return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+			ctx, stop := context.WithTimeout(t.Context(), patience)
 			defer stop()
 			var out bytes.Buffer
 			w := &once{w: &out, frame: func() {
