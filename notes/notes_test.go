@@ -110,9 +110,15 @@ func (f *farm) run(note func(context.Context, string, string, func(string) strin
 // the last writer was.
 func TestWriter(t *testing.T) {
 	f := newFarm(t)
-	f.log.Append(events.OfBuild(built(1, "x86_64", f.commit, quarry.Succeeded, ""), false, ""),
-		events.OfBuild(built(2, "aarch64", strings.Repeat("d", 40), quarry.Failed, ""), false, ""), // a commit that is gone
-		events.OfBuild(built(3, "aarch64", f.commit, quarry.Failed, "make: it is broken"), false, ""))
+	now := time.Now() // what ended long ago is given up, and not tried again
+	ended := func(number int64, arch, commit string, state quarry.State, reason string) events.Event {
+		b := built(number, arch, commit, state, reason)
+		b.Ended = now
+		return events.OfBuild(b, false, "")
+	}
+	f.log.Append(ended(1, "x86_64", f.commit, quarry.Succeeded, ""),
+		ended(2, "aarch64", strings.Repeat("d", 40), quarry.Failed, ""), // a commit that is gone
+		ended(3, "aarch64", f.commit, quarry.Failed, "make: it is broken"))
 	var mu sync.Mutex
 	tries := map[string]int{}
 	f.run(func(ctx context.Context, pkg, commit string, edit func(string) string) error {
@@ -133,8 +139,7 @@ func TestWriter(t *testing.T) {
 	}
 
 	// Nothing is written while it fails, and a stop in the middle forgets nothing.
-	f.log.Append(events.OfBuild(built(4, "x86_64", f.commit, quarry.Succeeded, ""), false, ""),
-		events.OfBuild(built(5, "riscv64", f.commit, quarry.Succeeded, ""), false, ""))
+	f.log.Append(ended(4, "x86_64", f.commit, quarry.Succeeded, ""), ended(5, "riscv64", f.commit, quarry.Succeeded, ""))
 	failed := make(chan struct{}, 1000)
 	f.run(func(context.Context, string, string, func(string) string) error {
 		select {
@@ -150,7 +155,7 @@ func TestWriter(t *testing.T) {
 	}
 	before := testpkg.Git(t, f.repo, "rev-parse", repos.NotesRef)
 	n := 0
-	f.log.Append(events.Event{Kind: events.Push}, events.OfBuild(built(5, "riscv64", f.commit, quarry.Succeeded, ""), false, "")) // told twice
+	f.log.Append(events.Event{Kind: events.Push}, ended(5, "riscv64", f.commit, quarry.Succeeded, "")) // told twice
 	f.run(func(ctx context.Context, pkg, commit string, edit func(string) string) error {
 		err := f.repos.Note(ctx, pkg, commit, edit)
 		mu.Lock()
