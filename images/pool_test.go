@@ -241,15 +241,24 @@ func TestPoolWaiting(t *testing.T) {
 			}
 		}
 	}
+	folders := func() []os.DirEntry {
+		t.Helper()
+		list, err := os.ReadDir(f.work)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
 	begin := func() (resume func()) {
 		t.Helper()
-		if _, err := f.store.Base(t.Context(), testbase.Arch); err != nil { // known from now on
+		f.store.Expect("testing", testbase.Arch, 1)
+		f.ready(t, 1) // what is under way from here on was begun below
+		if err := f.store.Drain(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		resume = f.stall(t)
-		f.store.Expect("testing", testbase.Arch, 1)
 		images.DropWarm(f.store, "", "")
-		f.has(t, "one under way", func(e images.Environment) bool { return e.Making == 1 && e.Warm == 0 })
+		f.has(t, "one under way", func(e images.Environment) bool { return e.Making == 1 && e.Warm == 0 && len(folders()) == 2 })
 		return resume
 	}
 	t.Run("until it is ready", func(t *testing.T) {
@@ -267,7 +276,6 @@ func TestPoolWaiting(t *testing.T) {
 		w.Close(t.Context())
 	})
 	t.Run("until they give up", func(t *testing.T) {
-		f.ready(t, 1)
 		resume := begin()
 		ctx, cancel := context.WithCancel(t.Context())
 		got := take(ctx)
@@ -294,15 +302,11 @@ func TestPoolWaiting(t *testing.T) {
 		w.Close(t.Context())
 	})
 	t.Run("until it is replaced", func(t *testing.T) {
-		f.ready(t, 1)
 		resume := begin()
 		got := take(t.Context())
 		waiting(1)
 		images.DropWarm(f.store, "testing", testbase.Arch)
-		before, err := os.ReadDir(f.work)
-		if err != nil || len(before) == 0 {
-			t.Fatal(before, err)
-		}
+		before := folders()
 		resume()
 		w, ok := (<-got).(*images.Workspace)
 		if !ok {
