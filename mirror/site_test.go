@@ -406,6 +406,11 @@ func TestHeadsExpireAndAreRenewed(t *testing.T) {
 	f.clock.Add(int64(day / time.Second))
 	data := f.must(HeadName("testing"))
 	h, err := ParseHead([]byte(data))
+	// Who asks gets the head before, while making the new one takes longer.
+	for began := time.Now(); err == nil && h.Expires.Equal(first.Expires) && time.Since(began) < 5*time.Minute; {
+		data = f.must(HeadName("testing"))
+		h, err = ParseHead([]byte(data))
+	}
 	if err != nil || h.Commit != first.Commit || !h.Expires.Equal(first.Expires.Add(day)) {
 		t.Fatalf("the next day the head is %+v, %v", h, err)
 	}
