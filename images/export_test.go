@@ -28,6 +28,16 @@ func Waiting(s *Store) (n int) {
 	return n
 }
 
+// Updates is how many wait for an instance that is being made, and how many are made.
+func Updates(s *Store) (waiting, making int) {
+	s.inst.mu.Lock()
+	defer s.inst.mu.Unlock()
+	for _, m := range s.inst.making {
+		waiting += len(m.waiting)
+	}
+	return waiting, len(s.inst.making)
+}
+
 // SetMinMemory changes PoolOptions.MinMemory.
 func SetMinMemory(s *Store, n int64) {
 	s.pool.mu.Lock()

@@ -56,9 +56,10 @@ var toolProgram = sync.OnceValues(func() ([]byte, error) {
 type site struct {
 	URL  string // as a container sees it that may
 	n    atomic.Int64
-	down atomic.Bool // answers nothing
-	ask  chan string // when not nil: gets what is asked for, before it is answered
-	ok   chan bool   // and then one to answer
+	busy atomic.Int64 // requests that are not over yet
+	down atomic.Bool  // answers nothing
+	ask  chan string  // when not nil: gets what is asked for, before it is answered
+	ok   chan bool    // and then one to answer
 }
 
 func newSite(t testing.TB) *site {
@@ -66,6 +67,8 @@ func newSite(t testing.TB) *site {
 	s := &site{}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.n.Add(1)
+		s.busy.Add(1)
+		defer s.busy.Add(-1)
 		if s.down.Load() {
 			panic(http.ErrAbortHandler)
 		}
@@ -87,6 +90,16 @@ func newSite(t testing.TB) *site {
 	_, port, _ := strings.Cut(strings.TrimPrefix(srv.URL, "http://"), ":")
 	s.URL = "http://10.0.2.2:" + port // libslirp's name for the host
 	return s
+}
+
+// await waits until something is so.
+func await(t testing.TB, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(3 * time.Minute); !so(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not come to be that %s", what)
+		}
+	}
 }
 
 // book is a log that can be looked into.
@@ -506,10 +519,17 @@ func TestUpdateBrokenOff(t *testing.T) {
 		}
 		return in
 	}
+	// over waits until the site has noticed that who asked is gone, and answers it
+	// in nobody else's place.
+	over := func() {
+		t.Helper()
+		await(t, "the site is at peace", func() bool { return web.busy.Load() == 0 })
+	}
 	// Nobody wants it any more: that is no failure.
 	ctx, cancel := context.WithCancel(t.Context())
 	first, second := begin(ctx), begin(t.Context())
 	<-web.ask
+	await(t, "two wait for one", func() bool { waiting, making := images.Updates(f.store); return waiting == 2 && making == 1 })
 	cancel()
 	if err := <-first; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
@@ -531,6 +551,7 @@ func TestUpdateBrokenOff(t *testing.T) {
 	if err := <-first; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
+	over()
 	if in := current(); in.Trouble != "" {
 		t.Errorf("%+v", in)
 	}
@@ -549,6 +570,7 @@ func TestUpdateBrokenOff(t *testing.T) {
 	if err := <-first; !errors.Is(err, podman.ErrGone) {
 		t.Errorf("%v", err)
 	}
+	over()
 	if in := current(); !strings.Contains(in.Trouble, "gone") {
 		t.Errorf("%+v", in)
 	}
