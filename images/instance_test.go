@@ -265,7 +265,7 @@ cp a 'odd name
 			"echo x >/tmp/x; echo x >/var/tmp/x; mkdir -p /run/x; echo x >/dev/shm/x; echo nameserver 1.2.3.4 >/etc/resolv.conf; echo x >/etc/hostname; echo x",
 			// A package manager installs a package, with a script and a user.
 			`set -e; mkdir -p /tmp/p/DEBIAN /tmp/p/usr/bin; printf 'Package: tiny\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: tiny\n' >/tmp/p/DEBIAN/control
-printf '#!/bin/sh\nset -e\nuseradd --system tinyuser\ninstall -o tinyuser -d /var/lib/tiny\n' >/tmp/p/DEBIAN/postinst; chmod 755 /tmp/p/DEBIAN/postinst
+printf '#!/bin/sh\nset -e\nSOURCE_DATE_EPOCH=86400 useradd --system tinyuser\ninstall -o tinyuser -d /var/lib/tiny\n' >/tmp/p/DEBIAN/postinst; chmod 755 /tmp/p/DEBIAN/postinst
 printf '#!/bin/sh\necho tiny\n' >/tmp/p/usr/bin/tiny; chmod 755 /tmp/p/usr/bin/tiny
 dpkg-deb --build /tmp/p /tmp/tiny.deb; apt-get update; apt-get install -y /tmp/tiny.deb; rm -rf /var/lib/apt/lists/*`,
 			"(sleep 1000 >/dev/null 2>&1 </dev/null &) ; true", // does not keep the update from ending
@@ -317,6 +317,7 @@ dpkg-deb --build /tmp/p /tmp/tiny.deb; apt-get update; apt-get install -y /tmp/t
 		"stat -c '%U:%G %a %s' /new/folder/secret; stat -c %a /new":             "root:root 600 1\n755",
 		"cat /etc/apt/sources.list; tiny; id -un tinyuser":                      "# none\ntiny\ntinyuser",
 		"stat -c %U /var/lib/tiny":                                              "tinyuser",
+		"grep ^tinyuser: /etc/shadow | cut -d: -f3":                             "1", // the day, which the next update is to have too
 		"tool fetch " + web.URL + "/x >/dev/null 2>&1; echo $?":                 "3",
 		"ls /sys/class/net":                                                     "lo",
 		"grep -c . /proc/net/route; ps ax 2>/dev/null | grep -c '[s]leep 1000'": "1\n0",
