@@ -13,12 +13,19 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/extract"
 	"github.com/Morphux/quarry/provenance"
 	"github.com/Morphux/quarry/results"
 	"github.com/Morphux/quarry/trust"
 )
+
+func TestMain(m *testing.M) {
+	unix.Umask(0o022) // packages are of files with the modes that the tests give them
+	os.Exit(m.Run())
+}
 
 // world is a farm's results and artifacts, with something of everything.
 type world struct {

@@ -23,6 +23,7 @@ import (
 
 // TestMain is also the program that is killed: see [kill].
 func TestMain(m *testing.M) {
+	unix.Umask(0o022) // packages are of files with the modes that the tests give them
 	at := os.Getenv("MPM_KILL_AT")
 	if at == "" {
 		os.Exit(m.Run())
