@@ -155,25 +155,15 @@ func (b *build) set(t testing.TB, tl tool, n int) {
 // next ends a job, and waits until what comes of it has settled.
 func (b *build) next(t testing.TB) {
 	t.Helper()
-	ended := b.ended(t)
+	ended := b.trace.Ended(t)
 	b.trace.End(t, 1)
 	testtools.Until(t, func() string {
 		// Another begins if the build is the first to have the token again.
-		if is := b.pool.State(); b.ended(t) == ended || b.trace.Running(t) != is.Held+1 {
+		if is := b.pool.State(); b.trace.Ended(t) == ended || b.trace.Running(t) != is.Held+1 {
 			return fmt.Sprintf("%d jobs run after one has ended, with %+v", b.trace.Running(t), is)
 		}
 		return ""
 	})
-}
-
-func (b *build) ended(t testing.TB) (n int) {
-	t.Helper()
-	for _, e := range b.trace.Events(t) {
-		if !e.Begin {
-			n++
-		}
-	}
-	return n
 }
 
 // TestTools has the jobs of real build programs follow the number.
@@ -195,7 +185,7 @@ func TestTools(t *testing.T) {
 			if n := testtools.Peak(0, b.trace.Events(t)); n != ceiling {
 				t.Errorf("%d jobs ran at one time, not %d", n, ceiling)
 			}
-			if n := b.ended(t); n != of {
+			if n := b.trace.Ended(t); n != of {
 				t.Errorf("%d jobs have ended, not %d", n, of)
 			}
 		})

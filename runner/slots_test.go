@@ -138,9 +138,10 @@ func TestSlots(t *testing.T) {
 				for _, n := range []int{8, 3, 1, 5} {
 					s.pool.Set(n)
 					for s.pool.State().Out > n {
+						ended := trace.Ended(t)
 						trace.End(t, 1)
 						testtools.Until(t, func() string {
-							if is := s.pool.State(); trace.Running(t) != is.Held+1 {
+							if is := s.pool.State(); trace.Ended(t) == ended || trace.Running(t) != is.Held+1 {
 								return fmt.Sprintf("%d jobs run with %+v", trace.Running(t), is)
 							}
 							return ""

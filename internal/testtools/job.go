@@ -128,6 +128,18 @@ func (r *Trace) Running(t testing.TB) int {
 	return n
 }
 
+// Ended counts the jobs that have ended.
+func (r *Trace) Ended(t testing.TB) int {
+	t.Helper()
+	n := 0
+	for _, e := range r.Events(t) {
+		if !e.Begin {
+			n++
+		}
+	}
+	return n
+}
+
 func delta(e Event) int {
 	if e.Begin {
 		return 1

@@ -53,15 +53,15 @@ func TestHalfALine(t *testing.T) {
 	r := Watch(t, dir, os.Getuid())
 	var text string
 	for _, want := range []struct {
-		more            string
-		events, running int
-	}{{"s 1", 0, 0}, {"2 34", 0, 0}, {"56\n", 1, 1}, {"e 12 34", 1, 1}, {"57\ns", 2, 0}} {
+		more                   string
+		events, running, ended int
+	}{{"s 1", 0, 0, 0}, {"2 34", 0, 0, 0}, {"56\n", 1, 1, 0}, {"e 12 34", 1, 1, 0}, {"57\ns", 2, 0, 1}} {
 		text += want.more
 		if err := os.WriteFile(filepath.Join(dir, "trace"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(r.Events(t)); n != want.events || r.Running(t) != want.running {
-			t.Errorf("of %q are seen %d events and %d jobs that run", text, n, r.Running(t))
+		if n := len(r.Events(t)); n != want.events || r.Running(t) != want.running || r.Ended(t) != want.ended {
+			t.Errorf("of %q are seen %d events, %d jobs that run and %d that have ended", text, n, r.Running(t), r.Ended(t))
 		}
 	}
 }
