@@ -153,26 +153,24 @@ func (b *budget) out(t testing.TB, limit int) int {
 	return s.Out
 }
 
+// of tells what a build has.
+func (b *budget) of(h *held) (of jobs.BuildStatus) {
+	for _, s := range b.Status().Builds {
+		if s.Number == h.number {
+			of = s
+		}
+	}
+	return of
+}
+
 // down lets jobs of a build end, one after the other, until n run and no further
 // slot of it is to come back.
 func (b *budget) down(t testing.TB, h *held, n int) {
 	t.Helper()
 	let := 0
 	testtools.Until(t, func() string {
-		running, ended, out := 0, 0, 0
-		for _, e := range h.Events(t) {
-			if e.Begin {
-				running++
-			} else {
-				running--
-				ended++
-			}
-		}
-		for _, s := range b.Status().Builds {
-			if s.Number == h.number {
-				out = s.Out
-			}
-		}
+		out := b.of(h).Out
+		running, ended := h.Running(t), h.Ended(t)
 		if running == n && out == n {
 			return ""
 		}
@@ -324,15 +322,12 @@ func TestSharedBudget(t *testing.T) {
 	let := 0
 	testtools.Until(t, func() string {
 		b.out(t, total)
-		ended := 0
-		for _, e := range one.Events(t) {
-			if !e.Begin {
-				ended++
-			}
-		}
+		ended := one.Ended(t)
 		if n := two.Running(t); n == total/2 && one.Running(t) == total/2 {
 			return ""
-		} else if let <= ended {
+		}
+		// While the second is not ready for a slot none of the first's is to come back.
+		if s := b.of(one); let <= ended && s.Out > s.Granted {
 			one.End(t, 1)
 			let = ended + 1
 		}
