@@ -15,10 +15,6 @@ const (
 	// tick is how long the loop sleeps at most while a step runs. Orphans that
 	// end without waking it are reaped after this long.
 	tick = 200 * time.Millisecond
-	// grace is how long processes that outlive their step's command may take to
-	// end by themselves before they count as left behind. Helpers in the middle
-	// of ending, as of a shell's process substitution, are no news.
-	grace = 100 * time.Millisecond
 	// stuck is how long the dead may take to go. Only the kernel can keep them:
 	// in a call to a disk that does not answer, or in a want of memory.
 	stuck = 30 * time.Second
@@ -26,6 +22,11 @@ const (
 	// left to write any.
 	drainFor = 5 * time.Second
 )
+
+// grace is how long processes that outlive their step's command may take to end
+// by themselves before they count as left behind. Helpers in the middle of
+// ending, as of a shell's process substitution, are no news. Tests change it.
+var grace = 100 * time.Millisecond
 
 // step is a step that runs.
 type step struct {
