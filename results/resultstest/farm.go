@@ -49,27 +49,34 @@ func Copy(tb testing.TB, size Size) string {
 }
 
 // link copies a repository. Packs are never written to, only replaced: they are
-// links where the file system has both.
+// links where the file system has both. All else git might write in place.
 func link(master, path string) error {
-	if exec.Command("cp", "-al", master, path).Run() != nil {
-		if out, err := exec.Command("cp", "-a", master, path).CombinedOutput(); err != nil {
-			return errors.Join(fmt.Errorf("cp: %w: %s", err, out), os.RemoveAll(path))
-		}
-	}
-	// All else git might write in place.
-	return filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() || strings.Contains(p, "/objects/pack/") {
+	return filepath.WalkDir(master, func(p string, d fs.DirEntry, err error) error {
+		to := path + strings.TrimPrefix(p, master)
+		switch {
+		case err != nil:
 			return err
+		case d.IsDir():
+			return os.Mkdir(to, 0o755)
+		case strings.Contains(p, "/objects/pack/") && os.Link(p, to) == nil:
+			return nil
 		}
-		data, err := os.ReadFile(p)
-		if err == nil {
-			err = os.Remove(p)
-		}
-		if err == nil {
-			err = os.WriteFile(p, data, 0o644)
-		}
-		return err
+		return copyFile(p, to)
 	})
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 // Next is an outcome for each of n packages of a repository, that comes after all

@@ -2,6 +2,7 @@ package resultstest
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -68,6 +69,30 @@ func TestFarm(t *testing.T) {
 	out, err := exec.Command("git", "-C", master, "log", "--oneline", Channel).Output()
 	if n := strings.Count(string(out), "\n"); err != nil || n != size.Records() {
 		t.Errorf("the history has %d commits, %v: one for each of %d records is right, and none of the copy's", n, err, size.Records())
+	}
+}
+
+// A copy is whole also where it cannot share the packs, as the cache is on another
+// file system.
+func TestCopyToAnotherFileSystem(t *testing.T) {
+	cache, err := os.MkdirTemp("/dev/shm", "quarry-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(cache) })
+	t.Setenv("QUARRY_CACHE", cache)
+	size := Size{Packages: 5, Archs: 1}
+	path := Copy(t, size)
+	if out, err := exec.Command("git", "-C", path, "fsck", "--strict").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	r, err := results.OpenReader(path, Channel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.Get(Name(0), Version(0), Archs[0]); err != nil {
+		t.Error(err)
 	}
 }
 
