@@ -114,30 +114,22 @@ func (m *maker) make(jobs int) {
 		m.fifo = os.NewFile(uintptr(fd), "jobs")
 	}
 	stop := m.stop
-	job := func(after func()) {
-		defer m.live.Done()
-		m.running.Add(1)
-		m.all.Add(1)
-		select {
-		case <-m.end:
-		case <-stop:
-		}
-		m.all.Add(-1)
-		m.running.Add(-1)
-		after()
+	run := func(n int64) {
+		m.running.Add(n)
+		m.all.Add(n)
 	}
 	m.live.Add(1)
-	go func() { // the first needs no token
-		for again := true; again; {
-			m.live.Add(1)
-			job(func() {})
+	go func() { // the first needs no token: another follows on it at once
+		defer m.live.Done()
+		run(1)
+		defer run(-1)
+		for {
 			select {
+			case <-m.end:
 			case <-stop:
-				again = false
-			default:
+				return
 			}
 		}
-		m.live.Done()
 	}()
 	for range jobs - 1 {
 		m.live.Add(1)
@@ -148,8 +140,13 @@ func (m *maker) make(jobs int) {
 				if _, err := m.fifo.Read(token[:]); err != nil {
 					return // it is closed
 				}
-				m.live.Add(1)
-				job(func() { _, _ = m.fifo.Write(token[:]) })
+				run(1)
+				select {
+				case <-m.end:
+				case <-stop:
+				}
+				run(-1)
+				_, _ = m.fifo.Write(token[:])
 			}
 		}()
 	}
@@ -172,18 +169,35 @@ func (m *maker) runs(n int) {
 	until(m.t, fmt.Sprintf("%d jobs run in build %d", n, m.build.Number), func() bool { return m.running.Load() == int64(n) })
 }
 
-// down ends jobs until no more than n run. It may be the one that needs no token
-// that ends, and begins again.
+// down ends jobs until no more than n slots are out, and waits until a job runs in
+// each of these.
 func (m *maker) down(n int) {
 	m.t.Helper()
-	until(m.t, fmt.Sprintf("%d jobs are left in build %d", n, m.build.Number), func() bool {
-		if m.running.Load() > int64(n) {
+	until(m.t, fmt.Sprintf("%d slots are left to build %d", n, m.build.Number), func() bool {
+		out, _ := m.slots()
+		if out > n {
 			m.end <- struct{}{}
-			return false
 		}
-		return true
+		return out <= n
 	})
 	m.runs(n)
+}
+
+// give ends jobs as their slots are another's, until that one runs n jobs.
+func (m *maker) give(to *maker, n int) {
+	m.t.Helper()
+	until(m.t, fmt.Sprintf("%d jobs run in build %d", n, to.build.Number), func() bool {
+		if out, granted := m.slots(); out > granted {
+			m.end <- struct{}{}
+		}
+		return to.running.Load() == int64(n)
+	})
+}
+
+func (m *maker) slots() (out, granted int) {
+	m.g.mu.Lock()
+	defer m.g.mu.Unlock()
+	return m.bridge.state().Out, m.m.grant
 }
 
 // never looks all the time that no more jobs run than there are slots.
@@ -238,8 +252,7 @@ func TestSharing(t *testing.T) {
 	b := r.open(<-began, &all)
 	b.make(100)
 	b.runs(1)
-	a.down(2)
-	b.runs(2)
+	a.give(b, 2)
 	a.end <- struct{}{} // it gets its own share again
 	a.runs(2)
 
@@ -399,23 +412,12 @@ func TestByForce(t *testing.T) {
 	if s := a.over.Load().(string); s != "ran 6 processes or threads at one time where 1 may run" {
 		t.Error(s)
 	}
-	stop := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case b.end <- struct{}{}:
-			case <-stop:
-				return
-			}
-		}
-	}()
-	until(t, "the other has what is left", func() bool { return b.running.Load() == 2 })
+	b.down(2) // the other has what is left
 	if st := r.Status().Builds[0]; st.Forced == "" || st.Used != 6 || st.Want < 6 {
 		t.Errorf("%+v", st)
 	}
 	a.tasks.Store(0)
-	until(t, "the other has all again", func() bool { return b.running.Load() == 7 })
-	close(stop)
+	b.runs(7)            // the other has all again
 	a.Forced("make -j8") // it is known already
 	if sum := a.End(); sum.Forced != "ran 6 processes or threads at one time where 1 may run" || sum.Peak != 6 {
 		t.Errorf("%+v", sum)
