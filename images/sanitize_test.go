@@ -481,6 +481,8 @@ func TestWarmInstances(t *testing.T) {
 	f.has(t, "one ready", func(e images.Environment) bool { return e.Warm == 1 })
 	base := f.load(t, "second")
 	f.comes(t, "instance on the second base", "testing", func(in images.Instance) bool { return in.Base.Digest == base.Digest })
+	// The instance is there a moment before what stands on the old one goes.
+	await(t, "the update is over", func() bool { _, making := images.Updates(f.store); return making == 0 })
 	f.has(t, "one ready again", func(e images.Environment) bool { return e.Warm == 1 && e.Instance.Base.Digest == base.Digest })
 	w := f.on(t, "testing")
 	if got := inRoot(t, w, "/etc/mark"); got != "second" {
