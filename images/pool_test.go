@@ -458,7 +458,11 @@ func TestPoolRemembers(t *testing.T) {
 		return newStore(t, conn, images.Options{Channels: channels, Pool: images.PoolOptions{Max: 2, MinMemory: 1, MinDisk: 1, MaxStall: 100}})
 	}
 	s := open()
-	// The pool does not run, so the first is waited for in vain.
+	// The pool does not run, so the first is waited for in vain: not for the base,
+	// which is known from here on.
+	if _, err := s.Base(t.Context(), testbase.Arch); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if err := s.Start(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "a/"+testbase.Arch+" is started") {
