@@ -12,11 +12,7 @@ import (
 // bootstrap pushes a package that is declared to be buildable before what it
 // needs.
 func (w *world) bootstrap(pkg, commit string, needs ...string) {
-	r := w.push(pkg, "1", commit, []string{"x86_64"}, needs...)
-	r.Traits = map[string]quarry.Traits{"x86_64": {Bootstrap: true}}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.branches[lineOf(r)] = r
+	w.pushAs(func(r *quarry.Release) { r.Traits = map[string]quarry.Traits{"x86_64": {Bootstrap: true}} }, pkg, "1", commit, []string{"x86_64"}, needs...)
 }
 
 // TestBootstrap: of packages that need each other the one that is declared goes

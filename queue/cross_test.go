@@ -52,10 +52,7 @@ func TestCrossNeeds(t *testing.T) {
 	q := start(t, w.options(folder(t)))
 	w.push("gen", "1", "1", []string{"aarch64"})
 	w.push("libz", "1", "2", []string{"x86_64"})
-	r := w.push("tool", "1", "3", []string{"aarch64"})
-	w.mu.Lock()
-	w.branches[lineOf(r)] = on(r, "aarch64", "x86_64", "gen")
-	w.mu.Unlock()
+	w.pushAs(func(r *quarry.Release) { *r = on(*r, "aarch64", "x86_64", "gen") }, "tool", "1", "3", []string{"aarch64"})
 	if err := q.Replan(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -41,11 +41,7 @@ func (h *hall) options(t testing.TB) Options {
 
 // pushTo pushes a release to a group.
 func (h *hall) pushTo(group, pkg, version, commit string, archs []string, needs ...string) {
-	r := h.push(pkg, version, commit, archs, needs...)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	r.Group = group
-	h.branches[lineOf(r)] = r
+	h.pushAs(func(r *quarry.Release) { r.Group = group }, pkg, version, commit, archs, needs...)
 }
 
 type hallRecords struct {

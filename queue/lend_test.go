@@ -139,11 +139,7 @@ func TestLendMemory(t *testing.T) {
 	short, stop := context.WithCancel(t.Context())
 	second := make(chan error, 1)
 	go func() { _, _, err := q.Lend(short, 6); second <- err }()
-	r := w.push("big", "1", "a", archs2[:1])
-	r.Traits = map[string]quarry.Traits{archs2[0]: {Memory: 8}}
-	w.mu.Lock()
-	w.branches[lineOf(r)] = r
-	w.mu.Unlock()
+	w.pushAs(func(r *quarry.Release) { r.Traits = map[string]quarry.Traits{archs2[0]: {Memory: 8}} }, "big", "1", "a", archs2[:1])
 	big := q.first("big")
 	select {
 	case <-ctx.Done():

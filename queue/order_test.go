@@ -96,11 +96,7 @@ func TestOrder(t *testing.T) {
 	minutes := func(m int) time.Duration { return time.Duration(m) * time.Minute }
 	l := newLineup(t, map[string]time.Duration{"small": minutes(1), "lib": minutes(10), "big": minutes(60), "app": minutes(100), "old": minutes(1000), "wanted": minutes(5), "needs-old": minutes(2)}, nil)
 	old := func(pkg string) {
-		r := l.push(pkg, "1", "a", x)
-		r.Pushed = time.Now().Add(-48 * time.Hour)
-		l.world.mu.Lock()
-		l.branches[lineOf(r)] = r
-		l.world.mu.Unlock()
+		l.pushAs(func(r *quarry.Release) { r.Pushed = r.Pushed.Add(-48 * time.Hour) }, pkg, "1", "a", x)
 		l.pushed(pkg)
 	}
 	old("old")
@@ -209,9 +205,7 @@ func TestGiants(t *testing.T) {
 	release := map[string]chan struct{}{}
 	for _, p := range []string{"giant1", "giant2", "monster", "small1", "small2"} {
 		release[p] = make(chan struct{})
-		r := w.push(p, "1", "a", x)
-		r.Traits = map[string]quarry.Traits{"x86_64": {Memory: claims[p]}}
-		w.branches[lineOf(r)] = r
+		w.pushAs(func(r *quarry.Release) { r.Traits = map[string]quarry.Traits{"x86_64": {Memory: claims[p]}} }, p, "1", "a", x)
 	}
 	w.onRun = func(ctx context.Context, b quarry.Build, _ func(string)) (*quarry.Outcome, error) {
 		claim := min(claims[b.Package], 12<<30)
@@ -283,11 +277,7 @@ func TestVirtual(t *testing.T) {
 		}
 	}
 	provide := func(pkg, version string, names ...string) {
-		r := w.push(pkg, version, version, x)
-		r.Provides = names
-		w.mu.Lock()
-		w.branches[lineOf(r)] = r
-		w.mu.Unlock()
+		w.pushAs(func(r *quarry.Release) { r.Provides = names }, pkg, version, version, x)
 	}
 	q := start(t, w.options(folder(t)))
 	q.settle()

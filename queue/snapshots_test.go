@@ -51,11 +51,7 @@ func TestGraphFollows(t *testing.T) {
 	if same := survey(""); same != first {
 		t.Error("nothing has changed, and the graph is another")
 	}
-	gawk := w.push("gawk", "5", "a", x)
-	gawk.Provides = []string{"awk"}
-	w.mu.Lock()
-	w.branches[lineOf(gawk)] = gawk
-	w.mu.Unlock()
+	w.pushAs(func(r *quarry.Release) { r.Provides = []string{"awk"} }, "gawk", "5", "a", x)
 	second := survey("gawk")
 	app, _ := second.Node("app", "1", "x86_64")
 	if needs := second.Needs(app); needs[1].To == graph.None || second.Release(needs[1].To).Package != "gawk" {

@@ -65,11 +65,18 @@ var archs2 = []string{"aarch64", "x86_64"}
 // push moves a branch, as git does before the queue hears of it. A package
 // named bad... fails in make.
 func (w *world) push(pkg, version, commit string, archs []string, needs ...string) quarry.Release {
+	return w.pushAs(func(*quarry.Release) {}, pkg, version, commit, archs, needs...)
+}
+
+// pushAs pushes a release that is changed before anybody can see it: the queue may
+// look at any time.
+func (w *world) pushAs(change func(*quarry.Release), pkg, version, commit string, archs []string, needs ...string) quarry.Release {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := quarry.Release{Package: pkg, Version: version, Channel: "testing",
 		Commit: fmt.Sprintf("%040s", commit), Pushed: time.Now(), Archs: archs, Needs: needs,
 		Repo: "var/repos/" + pkg + ".git", Packager: quarry.Packager{User: "alice"}}
+	change(&r)
 	w.branches[lineOf(r)] = r
 	return r
 }
