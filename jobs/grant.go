@@ -49,9 +49,8 @@ type Share struct {
 	began    time.Time
 	counted  time.Time // until when the following is
 	slotTime time.Duration
-	busyTime time.Duration
 	wide     time.Duration // in which more than one job ran
-	widely   time.Duration // as busyTime, in that time
+	widely   time.Duration // slots that jobs ran in, times how long, in that time
 	peak     int
 	repaired int
 	ended    bool
@@ -237,7 +236,7 @@ func (s *Share) End() Summary {
 				end = s.shut
 			}
 		}
-		sum = Summary{SlotTime: s.slotTime, BusyTime: s.busyTime, Peak: s.peak, Width: 1, Forced: s.forced, Repaired: s.repaired}
+		sum = Summary{SlotTime: s.slotTime, Peak: s.peak, Width: 1, Forced: s.forced, Repaired: s.repaired}
 		if s.wide > 0 {
 			sum.Width = s.widely.Seconds() / s.wide.Seconds()
 		}
@@ -272,7 +271,6 @@ func (s *Share) account(now time.Time) {
 	used := max(s.m.seen.Used, s.m.fixed)
 	if d := now.Sub(s.counted); d > 0 {
 		s.slotTime += time.Duration(s.m.grant) * d
-		s.busyTime += time.Duration(used) * d
 		if used > 1 {
 			s.wide += d
 			s.widely += time.Duration(used) * d

@@ -66,7 +66,6 @@ type Stat struct {
 // Summary is what a build has had.
 type Summary struct {
 	SlotTime time.Duration // slots that it was granted, times how long
-	BusyTime time.Duration // slots that jobs ran in, times how long, as far as was seen
 	Peak     int           // the most jobs that were seen to run at one time
 	Width    float64       // jobs at one time in the mean, while there were more than one; 1 if there never were
 	Forced   string        // what runs a number of jobs of its own, e.g. "make -j8"; "": nothing
