@@ -50,7 +50,7 @@ func TestProtocol(t *testing.T) {
 	}
 	told := func(c *buildcontrol.Client, want int) {
 		t.Helper()
-		timeout := time.After(time.Minute)
+		timeout := time.After(patience)
 		for n := -1; n != want; {
 			var ok bool
 			select {
@@ -59,7 +59,7 @@ func TestProtocol(t *testing.T) {
 					t.Fatalf("the connection was closed: %v", c.Err())
 				}
 			case <-timeout:
-				t.Fatalf("after a minute the client was told %d last, want %d", n, want)
+				t.Fatalf("after %v the client was told %d last, want %d", patience, n, want)
 			}
 		}
 	}

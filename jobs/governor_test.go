@@ -44,12 +44,15 @@ func newRig(t testing.TB, o Options) *rig {
 	return &rig{g, t}
 }
 
+// patience is how long a test waits for what must come to be.
+const patience = 5 * time.Minute
+
 // until waits for something that must come to be.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("after a minute it is still not so that %s", what)
+			t.Fatalf("after %v it is still not so that %s", patience, what)
 		}
 	}
 }
@@ -74,7 +77,7 @@ type maker struct {
 
 func (r *rig) begin(all *atomic.Int64, b Build) *maker {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	s, err := r.Begin(ctx, b)
 	if err != nil {
