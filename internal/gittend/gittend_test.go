@@ -166,7 +166,9 @@ func TestNiceAndAlone(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "git")
 	out := filepath.Join(t.TempDir(), "out")
 	started := filepath.Join(t.TempDir(), "started")
-	script := fmt.Sprintf("#!/bin/sh\nnice >>%s\n(nice) >>%s\n>%s\nsleep 1000 >/dev/null 2>&1 & trap 'kill $!; exit 1' TERM\nwait\n", out, out, started)
+	// It is told to end once it has started, and is over with all that it began,
+	// which holds the lock too.
+	script := fmt.Sprintf("#!/bin/sh\nnice >>%s\n(nice) >>%s\nsleep 1000 >/dev/null 2>&1 & child=$!\ntrap 'kill $child; wait $child; exit 1' TERM\n>%s\nwait\n", out, out, started)
 	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -243,6 +245,11 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until("git ends", func() bool { return exec.Command("kill", "-0", strings.TrimSpace(string(number))).Run() != nil })
+	// Of one that has ended and nobody has asked after there is no command line, and
+	// its number may be another's.
+	until("git ends", func() bool {
+		line, _ := os.ReadFile("/proc/" + strings.TrimSpace(string(number)) + "/cmdline")
+		return string(line) != "sleep\x001000\x00"
+	})
 	until("the lock is free", func() bool { tend(t, path, "git"); return bitmap(t, path) != nil })
 }
