@@ -202,6 +202,10 @@ func makeStore(dir, tar, complete string) error {
 		return nil
 	}
 	making := dir + ".making"
+	// The service of a process that was killed may still be ending, and writing.
+	if unlock, err := lock(filepath.Join(making, "podman", "lock"), unix.LOCK_EX); err == nil {
+		unlock()
+	}
 	for _, d := range []string{dir, making} {
 		if err := os.RemoveAll(d); err != nil {
 			return err
