@@ -43,8 +43,10 @@ type server struct {
 	image  string // podman storage with the base
 	env    []string
 
-	cmd *exec.Cmd
-	log *os.File
+	cmd  *exec.Cmd
+	log  *os.File
+	over chan struct{} // closed when cmd has ended
+	end  error         // how, then
 }
 
 // needTools fails a test where a program is missing, and says what to do.
@@ -123,13 +125,18 @@ func (s *server) start() error {
 	if s.log, err = os.OpenFile(filepath.Join(s.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
 		return err
 	}
-	s.cmd = exec.Command(s.bin, "-c", s.config, "-v", "serve")
-	s.cmd.Env, s.cmd.Dir = s.env, s.dir
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := s.cmd.Start(); err != nil {
+	cmd, over := exec.Command(s.bin, "-c", s.config, "-v", "serve"), make(chan struct{})
+	cmd.Env, cmd.Dir = s.env, s.dir
+	cmd.Stdout, cmd.Stderr = s.log, s.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
 		return err
 	}
+	s.cmd, s.over = cmd, over
+	go func() {
+		s.end = cmd.Wait()
+		close(over)
+	}()
 	deadline := time.Now().Add(5 * time.Minute)
 	for time.Now().Before(deadline) {
 		if out, _, err := s.run("", s.bin, "-c", s.config, "status"); err == nil && strings.HasPrefix(out, "quarry ") {
@@ -138,8 +145,10 @@ func (s *server) start() error {
 				return nil
 			}
 		}
-		if s.cmd.ProcessState != nil {
-			break
+		select {
+		case <-over:
+			return fmt.Errorf("the daemon ended before it answered: %v\n%s", s.end, s.logText())
+		case <-time.After(20 * time.Millisecond):
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -160,16 +169,15 @@ func (s *server) stop(sig syscall.Signal) error {
 		return nil
 	}
 	s.cmd.Process.Signal(sig)
-	done := make(chan error, 1)
-	go func() { done <- s.cmd.Wait() }()
 	var err error
 	select {
-	case err = <-done:
+	case <-s.over:
+		err = s.end
 	case <-time.After(3 * time.Minute):
 		s.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines go to the log
 		time.Sleep(time.Second)
 		s.cmd.Process.Kill()
-		<-done
+		<-s.over
 		err = fmt.Errorf("the daemon did not stop within three minutes:\n%s", s.logText())
 	}
 	s.cmd = nil
@@ -210,6 +218,19 @@ func (s *server) mustIn(t testing.TB, dir, name string, args ...string) string {
 func (s *server) quarry(t testing.TB, args ...string) string {
 	t.Helper()
 	return s.must(t, s.bin, append([]string{"-c", s.config}, args...)...)
+}
+
+// TestStartFails: a daemon that ends is not waited for, and what it said is told.
+func TestStartFails(t *testing.T) {
+	s := newServer(t, t.TempDir())
+	s.writeConfig(t, "[nonsense]\n")
+	began := time.Now()
+	if err := s.start(); err == nil || !strings.Contains(err.Error(), "nonsense") || time.Since(began) > 4*time.Minute {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+	if err := s.stop(syscall.SIGTERM); err == nil {
+		t.Error("a daemon that failed has ended well")
+	}
 }
 
 // TestScripts runs the scripts of testdata/script: a maintainer's and an
