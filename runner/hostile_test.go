@@ -11,6 +11,7 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/images"
+	"github.com/Morphux/quarry/internal/testtools"
 	"github.com/Morphux/quarry/runner"
 	"github.com/Morphux/quarry/runner/guest"
 	"golang.org/x/sys/unix"
@@ -42,7 +43,7 @@ func TestHostile(t *testing.T) {
 		{"storm of orphans", "i=0; while [ $i -lt 5000 ]; do (true &) ; i=$((i+1)); done; exit 4", runner.Limits{}, images.Limits{Pids: 2000}, quarry.CauseExit, "make ended with status 4"},
 		{"much memory", `perl -e '$x = "x" x (600 << 20); print length $x'`, runner.Limits{}, small, quarry.CauseMemory, "make needed more than the 256.0 MiB of memory"},
 		{"much memory in a child", `perl -e '$x = "x" x (600 << 20)' || exit 5`, runner.Limits{}, small, quarry.CauseMemory, "and ended with status 5"},
-		{"much memory in many", `for i in 1 2 3 4 5 6 7 8 9; do perl -e '$x = "x" x (60 << 20); sleep 2' & done; wait; exit 6`, runner.Limits{}, small, quarry.CauseMemory, ""},
+		{"much memory in many", `for i in 1 2 3 4 5 6 7 8 9; do (perl -e '$x = "x" x (60 << 20); sleep 1000' || echo >dead) & done; until [ -e dead ]; do sleep 0.1; done; exit 6`, runner.Limits{}, small, quarry.CauseMemory, ""},
 		{"much memory with process 1 first in line", `echo 1000 >/proc/1/oom_score_adj; echo 0 >/proc/self/oom_score_adj; perl -e '$x = "x" x (600 << 20)'`, runner.Limits{}, small, quarry.CauseMemory, ""},
 		{"memory as files", "cat /dev/zero >/dev/shm/x; exit 7", runner.Limits{}, images.Limits{Memory: 128 << 20, Shm: 1 << 30}, quarry.CauseMemory, ""},
 		{"large file", "exec cat /dev/zero >big", runner.Limits{}, small, quarry.CauseDisk, "make wrote a file of more than 128.0 MiB"},
@@ -84,19 +85,32 @@ func TestSurvivedHunger(t *testing.T) {
 // death, so that it keeps no limit of time.
 func TestGuestStuck(t *testing.T) {
 	f := newFarm(t)
-	fail, _ := f.fails(t, attempt{pkg: inMake("echo up; sleep 1000"), limits: runner.Limits{Step: time.Second},
-		change: func(j *runner.Job) { j.SetPatience(time.Second) },
-		began: func(ws *images.Workspace, out *log) {
-			out.has(t, "\nup\n")
-			pid := strings.Split(ws.Root(), "/")[2]
-			n, err := strconv.Atoi(pid)
-			if err == nil {
-				err = unix.Kill(n, unix.SIGSTOP)
+	in := make(chan *images.Workspace, 1)
+	// Before the step, whose end by the guest could come first.
+	stop := func(step string) {
+		if step != quarry.StepMake {
+			return
+		}
+		pid, err := strconv.Atoi(strings.Split((<-in).Root(), "/")[2])
+		if err == nil {
+			err = unix.Kill(pid, unix.SIGSTOP)
+		}
+		if err != nil {
+			t.Errorf("stop the guest: %v", err)
+			return
+		}
+		testtools.Until(t, func() string {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if _, state, _ := strings.Cut(string(stat), ") "); err != nil || state == "" || state[0] != 'T' {
+				return fmt.Sprintf("the guest is not stopped: %s, %v", stat, err)
 			}
-			if err != nil {
-				t.Errorf("stop the guest, process %s: %v", pid, err)
-			}
-		}}, "make", quarry.CauseTime)
+			return ""
+		})
+	}
+	fail, _ := f.fails(t, attempt{pkg: inMake("sleep 1000"), limits: runner.Limits{Step: time.Second},
+		change: func(j *runner.Job) { j.SetPatience(time.Second); j.OnStep = stop },
+		began:  func(ws *images.Workspace, _ *log) { in <- ws },
+	}, "make", quarry.CauseTime)
 	if !strings.Contains(fail.Message, "the workspace was killed") {
 		t.Errorf("failure %+v", *fail)
 	}
