@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -58,13 +60,17 @@ func TestScene(t *testing.T) {
 			"patches/1.patch": "--- a/README\n+++ b/README\n@@ -1 +1 @@\n-read me\n+read it\n",
 			"patches/2.patch": "--- a/README\n+++ b/README\n@@ -1 +1 @@\n-read me\n+read no\n"}}, runner.Limits{}, "patches", quarry.CauseExit,
 			"patch -p1 --force --no-backup-if-mismatch -i /quarry/src/patches/2.patch", "patching file README\nHunk #1 FAILED at 1.\n1 out of 1 hunk FAILED -- saving rejects to file README.rej\n1"},
-		{"too long", inMake("[ -e there ] && exit 6; touch there; sleep 1000"), runner.Limits{Step: time.Second}, "make", quarry.CauseTime,
-			"[ -e there ] && exit 6; touch there; sleep 1000 ;", "6"},
+		{"too long", inMake("[ -e there ] && exit 6; sleep 1000"), runner.Limits{Step: time.Second}, "make", quarry.CauseTime,
+			"[ -e there ] && exit 6; sleep 1000 ;", "6"},
 		{"an escape", pkg{compilation: map[string]any{"install": "touch /etc/escaped; ls /etc/escaped"}}, runner.Limits{}, "install", quarry.CauseEscape,
 			"touch /etc/escaped; ls /etc/escaped", "/etc/escaped\n0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f.fails(t, attempt{pkg: tt.pkg, limits: tt.limits, jobs: 3, after: func(sc *runner.Scene) {
+			f.fails(t, attempt{pkg: tt.pkg, limits: tt.limits, jobs: 3, look: func(ws *images.Workspace) {
+				if err := os.WriteFile(filepath.Join(ws.Dir, "src/srcs/there"), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}, after: func(sc *runner.Scene) {
 				if sc == nil || sc.Step != tt.step || sc.Command != tt.command || sc.Dir != runner.SourcePath+"/srcs" {
 					t.Fatalf("scene %+v", sc)
 				}
@@ -117,7 +123,7 @@ func TestShellStreams(t *testing.T) {
 			{runner.Shell{TTY: true, Args: []string{"trap '' HUP; sleep 1000"}, Idle: 100 * time.Millisecond}, "error nothing was typed nor printed for 100 ms, so the shell was ended"},
 			{runner.Shell{Args: []string{"sleep 1000"}, In: io.MultiReader(strings.NewReader("x"), broken{})}, "error the shell's input cannot be read: it broke"},
 			{line("grep -l sleep /proc/[0-9]*/comm"), "1"}, // all of those were ended
-			{line(`perl -e 'while (1) { fork }' & sleep 1; exit 3`), "3"},
+			{line(`sleep 1 & first=$!; perl -e 'while (1) { fork }' & wait $first; exit 3`), "3"},
 			{line("echo there"), "there\n0"},
 		} {
 			if got := said(t, sc, tt.q); got != tt.want {
