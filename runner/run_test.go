@@ -41,7 +41,7 @@ func TestPackages(t *testing.T) {
 			t.Errorf("steps %s", got)
 		}
 		for _, s := range res.Steps {
-			if s.Wall <= 0 || s.Name == "make" && (s.User <= 0 || s.RSS < 1<<20) {
+			if s.Wall <= 0 || s.Name == "make" && (s.User+s.Sys <= 0 || s.RSS < 1<<20) {
 				t.Errorf("step %+v", s)
 			}
 		}
@@ -306,7 +306,7 @@ func TestSteps(t *testing.T) {
 		f.fails(t, attempt{cmd: "echo >/usr/lib/x"}, "make", quarry.CauseEscape)
 	})
 	t.Run("left behind", func(t *testing.T) {
-		res, _ := f.succeed(t, attempt{pkg: pkg{compilation: map[string]any{"make": "sleep 1000 & setsid sleep 1000 & exit 0",
+		res, _ := f.succeed(t, attempt{pkg: pkg{compilation: map[string]any{"make": "sleep 1000 & setsid sleep 1000 & until [ $(grep -lx sleep /proc/[0-9]*/comm | wc -l) = 2 ]; do :; done",
 			"install": "set -- /proc/[0-9]*; [ $# = 2 ]"}}})
 		if len(res.Warnings) != 1 || res.Warnings[0] != "make left 2 processes running, which were ended: sleep, sleep" {
 			t.Errorf("warnings %q", res.Warnings)
@@ -403,7 +403,7 @@ func TestCancelled(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: error %v, want it cancelled", line, err)
 		}
-		if d := time.Since(asked); d > 3*time.Second {
+		if d := time.Since(asked); d > time.Minute {
 			t.Errorf("%s: it took %v to stop", line, d)
 		}
 		cancel()
