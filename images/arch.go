@@ -17,6 +17,7 @@ import (
 
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/tinyelf"
+	"github.com/Morphux/quarry/internal/runnable"
 )
 
 // How a machine runs programs of an architecture.
@@ -169,24 +170,16 @@ func tryRun(m tinyelf.Machine, alone bool) error {
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "tiny")
-	if err := os.WriteFile(path, prog, 0o755); err != nil {
+	if err := runnable.WriteFile(path, prog); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // of a machine that is very busy
 	defer cancel()
-	// ETXTBSY: another goroutine that forks holds the file open for writing
-	// for a moment (golang.org/issue/22315).
-	for range 20 {
-		cmd := exec.CommandContext(ctx, path)
-		if alone {
-			cmd.Path, cmd.Dir, cmd.SysProcAttr = "/tiny", "/", &syscall.SysProcAttr{Chroot: dir}
-		}
-		if err = cmd.Run(); err == nil || !strings.Contains(err.Error(), "text file busy") {
-			return err
-		}
-		time.Sleep(5 * time.Millisecond)
+	cmd := exec.CommandContext(ctx, path)
+	if alone {
+		cmd.Path, cmd.Dir, cmd.SysProcAttr = "/tiny", "/", &syscall.SysProcAttr{Chroot: dir}
 	}
-	return err
+	return cmd.Run()
 }
 
 const binfmtDir = "/proc/sys/fs/binfmt_misc"

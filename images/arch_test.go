@@ -12,6 +12,7 @@ import (
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/tinyelf"
+	"github.com/Morphux/quarry/internal/runnable"
 	"github.com/Morphux/quarry/internal/testbase"
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +31,7 @@ func TestEmulation(t *testing.T) {
 			t.Fatalf("%s has no program", arch)
 		}
 		path := filepath.Join(t.TempDir(), "tiny")
-		if err := os.WriteFile(path, prog, 0o755); err != nil {
+		if err := runnable.WriteFile(path, prog); err != nil {
 			t.Fatal(err)
 		}
 		runs := exec.Command(path).Run()

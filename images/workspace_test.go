@@ -18,6 +18,7 @@ import (
 
 	"github.com/Morphux/quarry/images"
 	"github.com/Morphux/quarry/internal/podman"
+	"github.com/Morphux/quarry/internal/runnable"
 	"github.com/Morphux/quarry/internal/testbase"
 )
 
@@ -476,7 +477,7 @@ func TestBadGuest(t *testing.T) {
 	}
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		if err := runnable.WriteFile(path, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		return path

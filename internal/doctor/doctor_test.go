@@ -16,6 +16,7 @@ import (
 	"github.com/Morphux/quarry/internal/doctor"
 	"github.com/Morphux/quarry/internal/podman"
 	"github.com/Morphux/quarry/internal/podman/tinyelf"
+	"github.com/Morphux/quarry/internal/runnable"
 	"github.com/Morphux/quarry/internal/testbase"
 	"golang.org/x/sys/unix"
 )
@@ -127,7 +128,7 @@ func TestFailures(t *testing.T) {
 	defer taken.Close()
 	script := func(name, text string) string {
 		path := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+		if err := runnable.WriteFile(path, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		return path
@@ -227,7 +228,7 @@ func TestFix(t *testing.T) {
 	m, _ := tinyelf.Of(arch)
 	prog, _ := m.Program()
 	path := filepath.Join(t.TempDir(), "tiny")
-	if err := os.WriteFile(path, prog, 0o755); err != nil {
+	if err := runnable.WriteFile(path, prog); err != nil {
 		t.Fatal(err)
 	}
 	var asked []string

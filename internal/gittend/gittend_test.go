@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/Morphux/quarry/internal/runnable"
 )
 
 func git(t testing.TB, args ...string) string {
@@ -169,7 +171,7 @@ func TestNiceAndAlone(t *testing.T) {
 	// It is told to end once it has started, and is over with all that it began,
 	// which holds the lock too.
 	script := fmt.Sprintf("#!/bin/sh\nnice >>%s\n(nice) >>%s\nsleep 1000 >/dev/null 2>&1 & child=$!\ntrap 'kill $child; wait $child; exit 1' TERM\n>%s\nwait\n", out, out, started)
-	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+	if err := runnable.WriteFile(program, []byte(script)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -222,7 +224,7 @@ func TestKilled(t *testing.T) {
 	grow(t, path, "first", 10)
 	program, pid := filepath.Join(t.TempDir(), "git"), filepath.Join(t.TempDir(), "pid")
 	script := fmt.Sprintf("#!/bin/sh\necho $$ >%s.new && mv %s.new %s\nexec sleep 1000\n", pid, pid, pid)
-	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+	if err := runnable.WriteFile(program, []byte(script)); err != nil {
 		t.Fatal(err)
 	}
 	child := exec.Command(os.Args[0], "-test.run=^TestKilled$")

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/Morphux/quarry/internal/podman/tinyelf"
+	"github.com/Morphux/quarry/internal/runnable"
 )
 
 // HostArch is what uname -m prints.
@@ -70,7 +71,7 @@ func TryRuntime(ctx context.Context, path, tmp, parent string) error {
 	if err := os.Mkdir(rootfs, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(rootfs, "tiny"), prog, 0o755); err != nil {
+	if err := runnable.WriteFile(filepath.Join(rootfs, "tiny"), prog); err != nil {
 		return err
 	}
 	id := "quarry-probe-" + filepath.Base(dir)

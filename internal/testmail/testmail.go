@@ -27,6 +27,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Morphux/quarry/internal/runnable"
 	"github.com/Morphux/quarry/internal/testport"
 )
 
@@ -95,7 +96,7 @@ func New(t testing.TB) *Server {
 	// The cache may be closed to who runs it.
 	data, err := os.ReadFile(program)
 	if err == nil {
-		err = os.WriteFile(s.program, data, 0o755)
+		err = runnable.WriteFile(s.program, data)
 	}
 	if err != nil {
 		t.Fatal(err)
