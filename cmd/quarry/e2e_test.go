@@ -78,8 +78,12 @@ func newServer(t testing.TB, dir string) *server {
 	return s
 }
 
-// alone is that what else this machine does does not decide how many builds run.
-const alone = "[jobs]\nothers = false\nmemory_stall = 0\n"
+// What else this machine does does not decide how many builds run, nor how many
+// workspaces are ready or kept.
+const (
+	alone = "[jobs]\nothers = false\nmemory_stall = 0\n"
+	roomy = "[pool]\nmin_memory = \"1\"\nmin_disk = \"1\"\n"
+)
 
 // writeConfig writes the configuration, with more tables at its end.
 func (s *server) writeConfig(t testing.TB, extra string) {
@@ -88,14 +92,20 @@ func (s *server) writeConfig(t testing.TB, extra string) {
 	if strings.Contains(extra, "[channel.testing]") {
 		archs = ""
 	}
-	slots := alone
-	if strings.Contains(extra, "[jobs]") {
-		slots = ""
-	}
-	text := fmt.Sprintf("state = \"state\"\n%s[podman]\nimage_stores = [%q]\n%s%s%s", s.doors(), s.image, slots, archs, extra)
+	text := fmt.Sprintf("state = \"state\"\n%s[podman]\nimage_stores = [%q]\n%s%s%s", s.doors(), s.image, unless(extra), archs, extra)
 	if err := os.WriteFile(s.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// unless is alone and roomy, but for the tables that a configuration has itself.
+func unless(extra string) (text string) {
+	for _, table := range []string{alone, roomy} {
+		if head, _, _ := strings.Cut(table, "\n"); !strings.Contains(extra, head) {
+			text += table
+		}
+	}
+	return text
 }
 
 // doors is the part of a configuration that says where the server listens.
@@ -305,15 +315,12 @@ func cmdAs(ts *testscript.TestScript, neg bool, args []string) {
 func cmdConfig(ts *testscript.TestScript, neg bool, args []string) {
 	s := scriptServer(ts)
 	data := ts.ReadFile(args[0])
-	archs := ""
 	old := ts.ReadFile(s.config)
 	if strings.Contains(data, "[channel.testing]") {
 		old, _, _ = strings.Cut(old, "[channel.testing]")
 	}
-	if strings.Contains(data, "[jobs]") {
-		old = strings.Replace(old, alone, "", 1)
-	}
-	ts.Check(os.WriteFile(s.config, []byte(old+archs+data), 0o644))
+	old = strings.Replace(old, alone+roomy, unless(data), 1)
+	ts.Check(os.WriteFile(s.config, []byte(old+data), 0o644))
 }
 
 // package NAME makes a folder NAME from testdata/packages and puts it under git.

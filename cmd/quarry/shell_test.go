@@ -29,7 +29,7 @@ func flawed(t testing.TB, name string) string {
 func failing(t testing.TB, extra string) *server {
 	t.Helper()
 	s := newServer(t, t.TempDir())
-	s.writeConfig(t, "[pool]\nmin_memory = \"1\"\nmin_disk = \"1\"\n"+extra)
+	s.writeConfig(t, extra)
 	s.must(t, s.bin, "-c", s.config, "key", "add", "mallory", filepath.Join(s.dir, "mallory.pub"), "--name", "Mallory", "--email", "mallory@example.org", "--role", "maintainer", "--package", "other")
 	if err := s.start(); err != nil {
 		t.Fatal(err)
@@ -376,7 +376,7 @@ func TestShellEnds(t *testing.T) {
 			t.Errorf("status %d, %s", code, sc.text())
 		}
 		// From here on they are kept for a moment only.
-		s.writeConfig(t, "[pool]\nmax = -1\n"+quick+"keep = \"1ms\"\n")
+		s.writeConfig(t, roomy+"max = -1\n"+quick+"keep = \"1ms\"\n")
 		if err := s.start(); err != nil {
 			t.Fatal(err)
 		}
