@@ -114,18 +114,6 @@ func TestArchs(t *testing.T) {
 	}
 }
 
-// waitWithin is waitFor with another limit.
-func waitWithin(t testing.TB, limit time.Duration, s *server, what string, ok func(statusOut) bool) {
-	t.Helper()
-	var st statusOut
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if st = s.status(t); ok(st) {
-			return
-		}
-	}
-	t.Fatalf("waited %v for %s: %+v\n%s", limit, what, st, s.logText())
-}
-
 // checkTally checks the record of tally-1.0 for an arch, and gives its files.
 func (s *server) checkTally(t *testing.T, arch, how string) map[string]quarry.File {
 	t.Helper()

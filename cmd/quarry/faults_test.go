@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -38,39 +37,6 @@ func (s *server) push(dir, name, version string) error {
 		return fmt.Errorf("push of %s-%s: %w: %s", name, version, err, errOut)
 	}
 	return nil
-}
-
-type statusOut struct {
-	Queue struct {
-		Planned time.Time
-		Paused  []struct {
-			Reason string
-		}
-	}
-	Live  []quarry.Build
-	Ended []quarry.Build
-}
-
-func (s *server) status(t testing.TB) statusOut {
-	t.Helper()
-	var st statusOut
-	if err := json.Unmarshal([]byte(s.quarry(t, "status", "--json", "-n", "1000")), &st); err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-// settle waits until all that is wanted was found and nothing is under way.
-func (s *server) settle(t testing.TB, limit time.Duration) statusOut {
-	t.Helper()
-	var st statusOut
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if st = s.status(t); !st.Queue.Planned.IsZero() && len(st.Live) == 0 {
-			return st
-		}
-	}
-	t.Fatalf("still under way after %v: %+v\n%s", limit, st, s.logText())
-	return st
 }
 
 // subjects lists the commits of the results, newest first.
@@ -166,6 +132,7 @@ func TestKill(t *testing.T) {
 		rounds = 5
 	}
 	s := newServer(t, t.TempDir())
+	var pushes sync.WaitGroup
 	for i := range rounds {
 		if err := s.start(); err != nil {
 			t.Fatal(err)
@@ -174,7 +141,7 @@ func TestKill(t *testing.T) {
 		version := fmt.Sprintf("1.%d", i)
 		dir := tiny(t, name, version, rand.IntN(3))
 		if i%3 == 0 { // in the middle of the push
-			go s.push(dir, name, version)
+			pushes.Go(func() { s.push(dir, name, version) })
 			time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
 		} else { // anywhere between acceptance and record
 			if err := s.push(dir, name, version); err != nil {
@@ -189,6 +156,7 @@ func TestKill(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
+	pushes.Wait() // one that was slow may be taken only now
 	for _, b := range s.settle(t, 5*time.Minute).Ended {
 		if b.State != quarry.Succeeded && b.State != quarry.Obsolete {
 			t.Errorf("%s ended as %s: %s", b, b.State, b.Reason)
@@ -221,17 +189,20 @@ func TestKillAtStates(t *testing.T) {
 		pushed := make(chan error, 1)
 		go func() { pushed <- s.push(dir, name, version) }()
 		lines := bufio.NewReader(watch)
-		for deadline := time.Now().Add(time.Minute); ; {
-			line, err := lines.ReadString('\n')
-			if strings.Contains(line, state) {
+		line := "" // which may come in parts
+		for deadline := time.Now().Add(5 * time.Minute); ; {
+			part, err := lines.ReadString('\n')
+			if line += part; strings.Contains(line, state) {
 				break
 			}
-			if err != nil {
-				time.Sleep(time.Millisecond)
+			if err == nil {
+				line = ""
+				continue
 			}
 			if time.Now().After(deadline) {
 				t.Fatalf("%s was not reached\n%s", state, s.logText())
 			}
+			time.Sleep(time.Millisecond)
 		}
 		if err := s.stop(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -257,8 +228,8 @@ func TestWipedQueue(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
-	for i, slow := range []int{0, 30} {
-		if err := s.push(tiny(t, "wiped", fmt.Sprint(i), slow), "wiped", fmt.Sprint(i)); err != nil {
+	for version, dir := range []string{tiny(t, "wiped", "0", 0), held(t, "wiped", "1")} {
+		if err := s.push(dir, "wiped", fmt.Sprint(version)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -274,7 +245,7 @@ func TestWipedQueue(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
-	st := s.settle(t, 5*time.Minute)
+	st := s.finish(t)
 	for _, b := range st.Ended {
 		if b.Packager.User != "alice" {
 			t.Errorf("%s has lost its packager: %+v", b, b.Packager)
@@ -295,7 +266,7 @@ func TestStopPutsBack(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.push(tiny(t, "slow", "1", 15), "slow", "1"); err != nil {
+	if err := s.push(held(t, "slow", "1"), "slow", "1"); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, s, "running", func(st statusOut) bool { return len(st.Live) == 1 && st.Live[0].Step == "make" })
@@ -310,22 +281,11 @@ func TestStopPutsBack(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
-	s.settle(t, 5*time.Minute)
+	s.finish(t)
 	s.checkResults(t, config.HostArch())
 	if err := s.stop(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
-}
-
-func waitFor(t testing.TB, s *server, what string, ok func(statusOut) bool) {
-	t.Helper()
-	var st statusOut
-	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if st = s.status(t); ok(st) {
-			return
-		}
-	}
-	t.Fatalf("%s did not come: %+v\n%s", what, st, s.logText())
 }
 
 // TestPodmanKilled kills the podman service in the middle of a build. That is
@@ -336,7 +296,7 @@ func TestPodmanKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.stop(syscall.SIGTERM)
-	if err := s.push(tiny(t, "survivor", "1", 20), "survivor", "1"); err != nil {
+	if err := s.push(held(t, "survivor", "1"), "survivor", "1"); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, s, "running", func(st statusOut) bool { return len(st.Live) == 1 && st.Live[0].Step == "make" })
@@ -357,7 +317,7 @@ func TestPodmanKilled(t *testing.T) {
 	if killed == 0 {
 		t.Fatal("no podman service was found to kill")
 	}
-	st := s.settle(t, 5*time.Minute)
+	st := s.finish(t)
 	if len(st.Ended) != 1 || st.Ended[0].State != quarry.Succeeded {
 		t.Errorf("ended as %+v\n%s", st.Ended, s.logText())
 	}
@@ -414,7 +374,7 @@ func TestPushedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.stop(syscall.SIGTERM)
-	dir := tiny(t, "anew", "1", 30)
+	dir := held(t, "anew", "1")
 	if err := s.push(dir, "anew", "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -464,7 +424,11 @@ func TestThereAndBack(t *testing.T) {
 		s.must(t, "git", "-C", dir, "push", "-q", "--force", s.url("swing"), commit+":refs/heads/swing-1")
 		s.settle(t, 5*time.Minute)
 	}
-	time.Sleep(3 * time.Second) // replanned a few times
+	for range 3 { // a plan, at least one that began since, and another
+		before := s.status(t).Queue.Planned
+		waitFor(t, s, "another plan", func(st statusOut) bool { return st.Queue.Planned.After(before) })
+	}
+	s.settle(t, 5*time.Minute)
 	if got := s.subjects(t); len(got) != 3 || !strings.Contains(got[0], "succeeded") || !strings.Contains(got[1], "failed") {
 		t.Errorf("commits are %q, want a success, a failure, a success", got)
 	}

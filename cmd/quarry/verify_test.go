@@ -207,7 +207,10 @@ func TestVerifyYields(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { s.stop(syscall.SIGTERM) }()
-	s.mustIn(t, tiny(t, "slow", "1.0", 60), "git", "push", "-o", "follow", s.url("slow"), "HEAD:refs/heads/slow-1.0")
+	if err := s.push(held(t, "slow", "1.0"), "slow", "1.0"); err != nil {
+		t.Fatal(err)
+	}
+	s.finish(t)
 	verify := func() (*lines, chan error) {
 		said, done := &lines{}, make(chan error, 1)
 		cmd := exec.Command(s.bin, "-c", s.config, "verify", "--follow", "slow-1.0")
@@ -218,49 +221,43 @@ func TestVerifyYields(t *testing.T) {
 		go func() { done <- cmd.Wait() }()
 		return said, done
 	}
-	// The only worker is taken, and a push has it at once: unless the push takes so long
-	// that the verification is over, and then there is another.
-	hello := testpkg.Init(t, "hello")
-	for n := 0; ; n++ {
-		said, done := verify()
-		said.until(t, "tick", 1)
-		release := fmt.Sprintf("1.%d", n)
-		testpkg.SetVersion(t, hello, release)
-		testpkg.Git(t, hello, "commit", "-q", "--allow-empty", "-a", "-m", "Release "+release)
-		s.mustIn(t, hello, "git", "push", "-o", "follow", s.url("hello"), "HEAD:refs/heads/hello-"+release)
-		if err := <-done; err != nil {
-			t.Fatalf("%v\n%s", err, said)
-		}
-		text := said.String()
-		if !strings.Contains(text, "the same, bit for bit") {
-			t.Errorf("it says\n%s", text)
-		}
-		if strings.Contains(text, "put back: a build needs the worker") {
-			if strings.Count(text, "waits until a worker has nothing to build") < 2 {
-				t.Errorf("it was put back and says\n%s", text)
+	// through lets it go until it has ended.
+	through := func(done chan error) error {
+		for {
+			s.letGo()
+			select {
+			case err := <-done:
+				return err
+			case <-time.After(50 * time.Millisecond):
 			}
-			break
-		}
-		if n == 20 {
-			t.Fatalf("no build went before a verification; the last said\n%s", text)
 		}
 	}
+	// The only worker is taken, and a push has it at once.
+	said, done := verify()
+	said.until(t, "tick", 1)
+	s.mustIn(t, testpkg.Init(t, "hello"), "git", "push", "-o", "follow", s.url("hello"), "HEAD:refs/heads/hello-1.0")
+	if err := through(done); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	text := said.String()
+	if !strings.Contains(text, "the same, bit for bit") || !strings.Contains(text, "put back: a build needs the worker") || strings.Count(text, "waits until a worker has nothing to build") < 2 {
+		t.Errorf("it says\n%s", text)
+	}
 
-	var before string
-	for killed := false; !killed; {
-		for _, ref := range strings.Fields(s.must(t, "git", "-C", s.state("results.git"), "for-each-ref", "--format=%(refname)", "refs/quarry/votes")) {
-			s.must(t, "git", "-C", s.state("results.git"), "update-ref", "-d", ref)
-		}
-		before = s.must(t, "git", "-C", s.state("results.git"), "for-each-ref")
-		said, done := verify()
-		said.until(t, "tick", 1)
-		if err := s.stop(syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		killed = <-done != nil // else it was over before
-		if err := s.start(); err != nil {
-			t.Fatal(err)
-		}
+	for _, ref := range strings.Fields(s.must(t, "git", "-C", s.state("results.git"), "for-each-ref", "--format=%(refname)", "refs/quarry/votes")) {
+		s.must(t, "git", "-C", s.state("results.git"), "update-ref", "-d", ref)
+	}
+	before := s.must(t, "git", "-C", s.state("results.git"), "for-each-ref")
+	said, done = verify()
+	said.until(t, "tick", 1)
+	if err := s.stop(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err == nil {
+		t.Errorf("its daemon was killed, and it ends well:\n%s", said)
+	}
+	if err := s.start(); err != nil {
+		t.Fatal(err)
 	}
 	if now := s.must(t, "git", "-C", s.state("results.git"), "for-each-ref"); now != before {
 		t.Errorf("there is\n%s\nand was\n%s", now, before)
@@ -268,8 +265,8 @@ func TestVerifyYields(t *testing.T) {
 	if entries, err := os.ReadDir(s.state("verify")); len(entries) > 0 || err != nil && !os.IsNotExist(err) {
 		t.Errorf("the folder of verifications has %v, %v", entries, err)
 	}
-	said, done := verify()
-	if err := <-done; err != nil || !strings.Contains(said.String(), "the same, bit for bit") {
+	said, done = verify()
+	if err := through(done); err != nil || !strings.Contains(said.String(), "the same, bit for bit") {
 		t.Errorf("again: %v\n%s", err, said)
 	}
 }
