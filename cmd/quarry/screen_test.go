@@ -72,7 +72,7 @@ func (s *server) onScreen(t testing.TB, cols, rows int, argv ...string) *screen 
 		sc.cmd.Wait()
 		select { // its last words, unless it has left somebody behind
 		case <-read:
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 		}
 		close(sc.ended)
 	}()
@@ -98,7 +98,7 @@ func (sc *screen) enter(text string) {
 // gives what was shown up to it.
 func (sc *screen) expect(text string) string {
 	sc.t.Helper()
-	for until := time.Now().Add(3 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(5 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		over := false
 		select {
 		case <-sc.ended:
@@ -123,12 +123,24 @@ func (sc *screen) expect(text string) string {
 	}
 }
 
+// ask types a line for the shell that shows its prompt, and gives what it prints.
+// The next prompt is there then: what is typed before may be taken for something
+// else, as the shell sets the terminal up only with it.
+func (sc *screen) ask(line string) string {
+	sc.t.Helper()
+	sc.enter(line + "; echo e''nd\r")
+	got := sc.expect("\r\nend\r\n")
+	_, got, _ = strings.Cut(got, "\r\n") // the line itself
+	sc.expect("# ")
+	return strings.NewReplacer("\r\n", "\n", "\x1b[?2004l\r", "").Replace(got) // bash brackets what is pasted
+}
+
 // status waits for the program's end.
 func (sc *screen) status() int {
 	sc.t.Helper()
 	select {
 	case <-sc.ended:
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		sc.t.Fatalf("it does not end:\n%s", sc.text())
 	}
 	return sc.cmd.ProcessState.ExitCode()
