@@ -343,10 +343,10 @@ func TestREST(t *testing.T) {
 	for _, path := range []string{"status", "groups", "environments", "builders", "jobs", "verbs", "openapi.json"} {
 		c.call("GET", "/api/v1/"+path, nil, 200)
 	}
-	_, data = c.call("GET", "/api/v1/events?since=0", nil, 200)
-	if !bytes.Contains(data, []byte(`"kind":"build.succeeded"`)) {
-		t.Errorf("events: %s", data)
-	}
+	s.until(t, "an event tells of the build's end", func() bool {
+		_, data = c.call("GET", "/api/v1/events?since=0", nil, 200)
+		return bytes.Contains(data, []byte(`"kind":"build.succeeded"`))
+	})
 
 	c.verbs(admin)
 

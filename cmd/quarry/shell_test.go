@@ -87,7 +87,7 @@ func until(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// containers are the ids of what runs for a server.
+// workspaces counts those that a server has, in use or not.
 func (s *server) workspaces(t testing.TB) int {
 	t.Helper()
 	dirs, err := os.ReadDir(s.state("work"))
@@ -150,9 +150,9 @@ func TestShell(t *testing.T) {
 		if list := s.keptOnes(t); len(list) != 1 || list[0].Shells != 1 || !list[0].Until.IsZero() {
 			t.Errorf("kept are %+v", list)
 		}
-		if got := s.quarry(t, "events", "--json"); !strings.Contains(got, `"kind":"shell","text":"alice opened a shell where flawed 1.0 `) {
-			t.Errorf("the events are\n%s", got)
-		}
+		s.until(t, "an event tells of the shell", func() bool {
+			return strings.Contains(s.quarry(t, "events", "--json"), `"kind":"shell","text":"alice opened a shell where flawed 1.0 `)
+		})
 		sc.enter("exit 42\r")
 		if code := sc.status(); code != 42 {
 			t.Errorf("status %d, want 42", code)
