@@ -48,13 +48,9 @@ func TestRestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := "set -ex\n"
 	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(doc, -1)
 	if len(blocks) < 4 {
 		t.Fatalf("doc/rest.md has %d blocks of examples", len(blocks))
-	}
-	for _, b := range blocks {
-		script += string(b[1])
 	}
 	dir := filepath.Join(s.dir, "examples")
 	if err := os.CopyFS(filepath.Join(dir, "hello"), os.DirFS(testpkg.Dir(t, "hello"))); err != nil {
@@ -62,7 +58,19 @@ func TestRestExamples(t *testing.T) {
 	}
 	s.setenv("URL", s.base())
 	s.setenv("TOKEN", s.token(t, "alice"))
-	out := s.mustIn(t, dir, "sh", "-c", script)
+	run := func(blocks [][][]byte) string {
+		t.Helper()
+		script := "set -ex\n"
+		for _, b := range blocks {
+			script += string(b[1])
+		}
+		return s.mustIn(t, dir, "sh", "-c", script)
+	}
+	s.quarry(t, "pause") // what the first block asks for is not over before it is looked at
+	out := run(blocks[:1])
+	s.until(t, "an event tells of the push", func() bool { return strings.Contains(s.quarry(t, "events", "--since", "0"), "released hello") })
+	s.quarry(t, "resume")
+	out += run(blocks[1:])
 	t.Log(out)
 	for _, want := range []string{`"state": "building"`, `"number": 1`, "Hello", `"version": "1.0"`, "status = 'succeeded'", `"kind":"push"`} {
 		if !strings.Contains(out, want) {
@@ -252,12 +260,14 @@ func TestREST(t *testing.T) {
 	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
+	s.quarry(t, "pause") // nothing is over before it is looked at
 	_, data = c.call("PUT", at+"/build", nil, 202)
 	if decode(data, &task); task.State != "building" || len(task.Builds) != 1 || task.Builds[0].Number != 1 {
 		t.Fatalf("%s", data)
 	}
 	c.call("PUT", at+"/build", nil, 200)
 	c.call("PUT", at+"/branch", []byte("testing"), 409, "Content-Type", "text/plain")
+	s.quarry(t, "resume")
 	_, log := c.call("GET", "/api/v1/builds/1/log?follow=true", nil, 200)
 	if !bytes.Contains(log, []byte("hello")) {
 		t.Errorf("the log is %s", log)
