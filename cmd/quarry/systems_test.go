@@ -12,6 +12,7 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/internal/testbase"
+	"golang.org/x/sys/unix"
 )
 
 // TestStorageTroubles alters and deletes podman's storage under a farm, as a
@@ -67,6 +68,7 @@ func TestStorageTroubles(t *testing.T) {
 		if err := s.stop(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
+		s.noPodman(t)
 		trouble()
 		before := len(s.wholeLog(t))
 		if err := s.start(); err != nil {
@@ -108,6 +110,18 @@ func TestStorageTroubles(t *testing.T) {
 		t.Error(err)
 	}
 	s.checkClean(t)
+}
+
+// noPodman waits until the podman of a daemon that was killed has ended with all
+// that it runs: they hold a lock together, and write until then.
+func (s *server) noPodman(t testing.TB) {
+	t.Helper()
+	f, err := os.Open(s.state("podman", "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s.until(t, "podman ends", func() bool { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil })
 }
 
 // wholeLog is all that the daemons of a server have logged.
