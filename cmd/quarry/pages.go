@@ -57,7 +57,8 @@ func (f *stages) recordOf(_ context.Context, b quarry.Build) (*results.Record, e
 // forgotten finds builds that the queue has forgotten.
 func (f *stages) forgotten(q *queue.Queue) func(ctx context.Context, number int64) (quarry.Build, bool) {
 	return func(ctx context.Context, number int64) (quarry.Build, bool) {
-		if number > q.Status().Last { // there never was one
+		// There never was one; at first the queue does not know that.
+		if st := q.Status(); number > st.Last && !st.Planned.IsZero() {
 			return quarry.Build{}, false
 		}
 		return f.recorded(ctx, number)

@@ -107,6 +107,24 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// queueAtRest is a queue that has not begun to run.
+func queueAtRest(t *testing.T) *queue.Queue {
+	t.Helper()
+	none := func() error { return errors.New("not in this test") }
+	q, err := queue.New(queue.Options{Fs: afero.NewMemMapFs(),
+		Releases: func(context.Context, string) ([]quarry.Release, []queue.Problem, error) { return nil, nil, none() },
+		Records:  func(context.Context, string) (queue.Records, error) { return nil, none() },
+		Run: func(context.Context, quarry.Build, []quarry.DepUsed, func(string)) (*quarry.Outcome, error) {
+			return nil, none()
+		},
+		Record: func(context.Context, *quarry.Outcome) (string, error) { return "", none() },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
 // TestPruneHistory removes by what records say and said, on a clock of its own.
 func TestPruneHistory(t *testing.T) {
 	dir := t.TempDir()
@@ -120,18 +138,7 @@ func TestPruneHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	none := func() error { return errors.New("not in this test") }
-	q, err := queue.New(queue.Options{Fs: afero.NewMemMapFs(),
-		Releases: func(context.Context, string) ([]quarry.Release, []queue.Problem, error) { return nil, nil, none() },
-		Records:  func(context.Context, string) (queue.Records, error) { return nil, none() },
-		Run: func(context.Context, quarry.Build, []quarry.DepUsed, func(string)) (*quarry.Outcome, error) {
-			return nil, none()
-		},
-		Record: func(context.Context, *quarry.Outcome) (string, error) { return "", none() },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	q := queueAtRest(t)
 	cfg := config.Default()
 	cfg.Retain.Artifacts = config.Duration(30 * 24 * time.Hour)
 	st := &stages{cfg: cfg, log: slog.New(slog.DiscardHandler), results: repo, pipeline: &pipeline.Pipeline{Artifacts: store}}
