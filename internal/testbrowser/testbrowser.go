@@ -260,10 +260,10 @@ func (t *Tab) Problems() []string {
 // the one of the page for anything.
 func (t *Tab) Check() {
 	t.t.Helper()
+	own := Eval[string](t, "location.host") // what the page has said by now comes before the answer
 	for _, p := range t.Problems() {
 		t.t.Errorf("browser: %s", p)
 	}
-	own := Eval[string](t, "location.host")
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for h := range t.hosts {

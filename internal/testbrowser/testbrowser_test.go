@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fake takes what a check says instead of failing.
@@ -43,6 +44,11 @@ func TestAudit(t *testing.T) {
 	f := &fake{TB: t}
 	tab = b.Tab(t)
 	tab.Go(srv.URL + "/bad")
+	for deadline := time.Now().Add(patience); !strings.Contains(strings.Join(tab.Problems(), "\n"), "Content Security Policy"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the browser does not complain: %q", tab.Problems())
+		}
+	}
 	tab.t = f
 	tab.Check()
 	tab.Audit()
