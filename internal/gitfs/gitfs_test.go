@@ -358,7 +358,7 @@ func TestMeasure(t *testing.T) {
 		if _, err := f.Measure(); !errors.As(err, &bad) || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
 		}
-		if d := time.Since(start); d > 5*time.Second {
+		if d := time.Since(start); d > 3*time.Minute { // to look at each of them would take for ever
 			t.Errorf("took %v", d)
 		}
 	}
