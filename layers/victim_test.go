@@ -44,7 +44,8 @@ func TestKilled(t *testing.T) {
 	for i := range 1000 {
 		tree = append(tree, entryOf{fmt.Sprintf("usr/share/d%02d/f%04d", i%50, i), "file", fmt.Sprint(i), 0o644})
 	}
-	sha := f.artifact(t, tree...)
+	// Nobody else's process unpacks this one.
+	sha := f.artifact(t, append(tree, entryOf{"usr/share/whose", "file", f.dir, 0o644})...)
 	// A FIFO holds the unpacking up at its end, for as long as it takes.
 	pipe := filepath.Join(f.dir, "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
