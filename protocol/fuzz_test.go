@@ -80,9 +80,9 @@ func FuzzSession(f *testing.F) {
 			}
 			// What was asked last may still be on its way; one more line says that
 			// all of it was answered, unless it is taken for input.
-			client.SetWriteDeadline(time.Now().Add(wait60))
+			client.SetWriteDeadline(time.Now().Add(patience))
 			io.WriteString(client, "\n.\nQUIT\n")
-			client.SetReadDeadline(time.Now().Add(wait60))
+			client.SetReadDeadline(time.Now().Add(patience))
 		}()
 		var all []byte
 		buf := make([]byte, 4096)

@@ -25,6 +25,7 @@ func TestLimits(t *testing.T) {
 	c.send(strings.Repeat("x", maxLine+1))
 	c.want("200 ...", "500 line has more than 8258 bytes: goodbye")
 	c.closed()
+	f.left(t, 0)
 	// Too many that show no token, and then too many altogether.
 	var strangers []*talker
 	for range 3 {
@@ -80,13 +81,8 @@ func TestConnections(t *testing.T) {
 	c.want("421 too many connections: try again later")
 	c.closed()
 	a.Close()
-	for { // the server sees it go in its own time
-		c = f.dial(t)
-		if strings.HasPrefix(c.line(), "200 ") {
-			break
-		}
-		c.closed()
-	}
+	f.left(t, 1)
+	f.known(t)
 	b.send("NOOP\n")
 	b.want("250 done")
 }

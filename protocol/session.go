@@ -148,6 +148,9 @@ func (s *session) goingDown() {
 	s.out.flush()
 }
 
+// lingers is how long a client may take to end the connection from its side.
+var lingers = time.Second
+
 // linger ends the connection such that the client gets the last reply: where
 // something of its own was unread, the kernel would throw away what it has not
 // read either.
@@ -156,7 +159,7 @@ func (s *session) linger() {
 		return
 	}
 	if half, ok := s.conn.(interface{ CloseWrite() error }); ok && !s.eof && half.CloseWrite() == nil {
-		s.conn.SetReadDeadline(time.Now().Add(time.Second))
+		s.conn.SetReadDeadline(time.Now().Add(lingers))
 		io.CopyN(io.Discard, s.conn, 1<<20)
 	}
 }
