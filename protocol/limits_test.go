@@ -74,6 +74,32 @@ func TestLimits(t *testing.T) {
 	c.closed()
 }
 
+// stalled is a connection on a machine that has no time between the setting of a
+// deadline and what it is for.
+type stalled struct{ *net.TCPConn }
+
+func (s stalled) SetWriteDeadline(at time.Time) error {
+	time.Sleep(time.Until(at))
+	return s.TCPConn.SetWriteDeadline(at)
+}
+
+// Who is turned away is told why, however slow the machine is.
+func TestTurnAway(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := (&farm{addr: l.Addr().String()}).dial(t)
+	theirs, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	turnAway(stalled{theirs.(*net.TCPConn)}, "too many connections")
+	c.want("421 too many connections: try again later")
+	c.closed()
+}
+
 func TestConnections(t *testing.T) {
 	f := newFarm(t, func(o *Options) { o.Limits.Connections = 2 }).listen(t)
 	a, b := f.known(t), f.known(t)

@@ -11,7 +11,6 @@ package protocol
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +22,7 @@ import (
 	"time"
 
 	"github.com/Morphux/quarry"
+	"golang.org/x/sys/unix"
 )
 
 // Terminal says what stands at the other end of the output.
@@ -193,11 +193,17 @@ func (s *Server) take(c net.Conn) {
 }
 
 // turnAway tells a client that there is no room. What does not fit into the
-// kernel's buffer at once is not worth waiting for.
+// kernel's buffer at once is not worth waiting for; a deadline could be over before
+// the write.
 func turnAway(c net.Conn, why string) {
-	if _, ok := c.(*tls.Conn); !ok { // no handshake for those
-		c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-		fmt.Fprintf(c, "421 %s: try again later\n", why)
+	if plain, ok := c.(syscall.Conn); ok { // no handshake for those with TLS
+		if raw, err := plain.SyscallConn(); err == nil {
+			line := appendReply(nil, codeClosing, why+": try again later")
+			_ = raw.Write(func(fd uintptr) bool {
+				_, _ = unix.Write(int(fd), line) // who does not get it is turned away all the same
+				return true
+			})
+		}
 	}
 	c.Close()
 }
