@@ -55,7 +55,20 @@ type held struct {
 	ws     *images.Workspace
 	number int64
 	log    *log
+	over   chan struct{} // closed when its build is told that it runs more than it may
 	end    func() ended
+}
+
+// overseen is a share of which is told when a build runs more than that.
+type overseen struct {
+	*jobs.Share
+	over func()
+}
+
+func (o overseen) Open(p jobs.Place) error {
+	tell := p.Over
+	p.Over = func(what string) { tell(what); o.over() }
+	return o.Share.Open(p)
 }
 
 type ended struct {
@@ -107,7 +120,7 @@ func (b *budget) run(t testing.TB, src fs.FS, want jobs.Build) *held {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &held{Trace: testtools.Watch(t, ws.Dir, ws.UID), ws: ws, number: want.Number, log: &log{}}
+	h := &held{Trace: testtools.Watch(t, ws.Dir, ws.UID), ws: ws, number: want.Number, log: &log{}, over: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan ended, 1)
 	go func() {
@@ -122,7 +135,7 @@ func (b *budget) run(t testing.TB, src fs.FS, want jobs.Build) *held {
 			Build: quarry.Build{Number: want.Number, Release: quarry.Release{
 				Package: rec.Package, Version: rec.Version, Channel: "testing", Time: time.Unix(testpkg.Unix, 0),
 			}, Arch: testbase.Arch},
-			Recipe: rec, Source: src, Log: h.log, Limits: runner.Limits{Step: 10 * time.Minute}, Slots: share,
+			Recipe: rec, Source: src, Log: h.log, Limits: runner.Limits{Step: 10 * time.Minute}, Slots: overseen{share, sync.OnceFunc(func() { close(h.over) })},
 			Reproduce: "quarry build .",
 		})
 		e.sum = share.End()
@@ -432,6 +445,13 @@ func TestForcedJobs(t *testing.T) {
 				}
 				return ""
 			})
+			if name == "by another program" { // a make says so itself
+				select {
+				case <-h.over:
+				case <-time.After(5 * time.Minute):
+					t.Error("the build is not told of it")
+				}
+			}
 			h.Open(t)
 			res, sum := h.wait(t)
 			if sum.Forced == "" || sum.Peak < 7 || !strings.Contains(strings.Join(res.Warnings, "\n"), "share of the machine's jobs") {
