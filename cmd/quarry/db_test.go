@@ -16,7 +16,7 @@ import (
 func dbOutcome(pkg, version, arch string, number int64, failure *quarry.Failure) *quarry.Outcome {
 	commit := strings.Repeat("1b", 20)
 	t := quarry.Target{Channel: "testing", Package: pkg, Version: version, Arch: arch}
-	ended := time.Now().Add(-time.Hour)
+	ended := time.Now().Add(-36*time.Hour - 30*time.Minute)
 	o := &quarry.Outcome{
 		Build: quarry.Build{
 			Number: number, Key: quarry.BuildKey(t, commit, version), Arch: arch,
@@ -88,7 +88,7 @@ func TestDBCmd(t *testing.T) {
 	}
 
 	out := db(control.ExitOK, "show", "zlib")
-	holds(out, "PACKAGE", "1.2.10", "riscv64", "41 s", "1.5 KiB", "1 h 00 m ago")
+	holds(out, "PACKAGE", "1.2.10", "riscv64", "41 s", "1.5 KiB", "1 d 12 h ago")
 	if strings.Index(out, "1.2.10") > strings.Index(out, "1.3.1") {
 		t.Errorf("versions are out of order:\n%s", out)
 	}
