@@ -100,7 +100,7 @@ func (s *jobsServer) ends() int {
 	select {
 	case code := <-s.code:
 		return code
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		s.t.Fatal("quarry jobs serve goes on")
 		return 0
 	}

@@ -61,6 +61,7 @@ func TestRecordedPages(t *testing.T) {
 			t.Fatalf("the builds are not recorded:\n%s", s.logText())
 		}
 	}
+	s.idle(t) // a build ends when its record is there
 	arch := config.HostArch()
 	tab := testbrowser.Start(t).Tab(t)
 	tab.Go(s.base() + "/results")

@@ -82,7 +82,7 @@ func TestRecovery(t *testing.T) {
 		testpkg.Git(t, dirs[name], "commit", "-q", "-a", "-m", "Release 2.0")
 	}
 	push(dirs["libgreet"], "libgreet", "2.0", "-o", "group=pair")
-	s.quarry(t, "group", "submit", "pair")
+	s.quarry(t, "group", "submit", "--follow", "pair")
 	push(dirs["hello"], "hello", "2.0", "-o", "group=later")
 	s.idle(t)
 	s.quarry(t, "rebuild", "--mass", "--match", "hello", "--reason", "a new compiler")
