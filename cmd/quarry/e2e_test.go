@@ -129,7 +129,7 @@ func (s *server) state(elem ...string) string {
 	return filepath.Join(append([]string{s.dir, "state"}, elem...)...)
 }
 
-// start starts the daemon and waits until it answers.
+// start starts the daemon and waits until it answers, or has ended.
 func (s *server) start() error {
 	var err error
 	if s.log, err = os.OpenFile(filepath.Join(s.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
@@ -160,7 +160,6 @@ func (s *server) start() error {
 			return fmt.Errorf("the daemon ended before it answered: %v\n%s", s.end, s.logText())
 		case <-time.After(20 * time.Millisecond):
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	return fmt.Errorf("the daemon does not answer:\n%s", s.logText())
 }
@@ -343,7 +342,7 @@ func cmdCommit(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// until TEXT COMMAND... repeats a command for a minute until its output holds TEXT.
+// until TEXT COMMAND... repeats a command until its output holds TEXT, for minutes.
 func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: until TEXT COMMAND...")
