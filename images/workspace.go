@@ -14,6 +14,7 @@ import (
 
 	"github.com/containers/common/libnetwork/types"
 	"github.com/containers/podman/v4/pkg/bindings/containers"
+	"github.com/containers/podman/v4/pkg/bindings/system"
 	"github.com/containers/podman/v4/pkg/specgen"
 	"github.com/containers/storage/pkg/idtools"
 	storage "github.com/containers/storage/types"
@@ -190,16 +191,19 @@ func (s *Store) create(ctx context.Context, w *Workspace, network bool) (err err
 }
 
 // blame finds out whether a refusal is due to the service dying: while it is
-// being killed it can still say that its helpers have failed.
+// being killed it can still say that its helpers have failed. It says no more then.
 func (s *Store) blame(gen int64, err error) error {
 	if podman.Code(err) != 500 {
 		return s.explain(gone(err))
 	}
-	for range 30 {
-		if s.conn.Lost(gen) {
-			return fmt.Errorf("%w: %w", podman.ErrGone, err)
-		}
-		time.Sleep(10 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	call, lost := s.conn.Context(ctx)
+	if lost == nil {
+		_, lost = system.Version(call, nil)
+	}
+	if s.conn.Lost(gen) || podman.IsGone(lost) {
+		return fmt.Errorf("%w: %w", podman.ErrGone, err)
 	}
 	return s.explain(err)
 }
