@@ -24,8 +24,22 @@ import (
 )
 
 // generation is part of a cached repository's name: it goes up when what is made
-// changes.
-const generation = 1
+// changes otherwise than [sampleOf] sees.
+const generation = 2
+
+// sampleOf is a digest of what is written of some packages. It is part of a cached
+// repository's name, so that nobody is given what other code has made.
+var sampleOf = sync.OnceValues(func() (string, error) {
+	var text bytes.Buffer
+	for i := range 100 {
+		for _, fails := range []bool{false, true} {
+			if err := commit(&text, []place{{i, i % 3, Archs[i%len(Archs)], int64(i + 1), fails}}); err != nil {
+				return "", err
+			}
+		}
+	}
+	return digest(text.String())[:12], nil
+})
 
 // Farm is a results repository of a size, out of the cache. It is to be read only:
 // see [Copy]. 1,000 packages take seconds to make, 100,000 many minutes.
@@ -113,7 +127,11 @@ func farm(size Size) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("%w: set QUARRY_CACHE", err)
 	}
-	name := fmt.Sprintf("%d-%dx%dx%d-%d.git", generation, size.Packages, size.Archs, size.Versions, size.Batch)
+	sample, err := sampleOf()
+	if err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("%d-%s-%dx%dx%d-%d.git", generation, sample, size.Packages, size.Archs, size.Versions, size.Batch)
 	if size.Tended {
 		name = "tended-" + name
 	}
