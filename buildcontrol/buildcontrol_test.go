@@ -526,34 +526,6 @@ func TestListeners(t *testing.T) {
 	}
 }
 
-func TestListen(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "s")
-	ls, err := Listen(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "answered") {
-		t.Errorf("a socket that is answered: %v", err)
-	}
-	ls[0].(*net.UnixListener).SetUnlinkOnClose(false)
-	ls[0].Close()
-	if ls, err = Listen(t.Context(), path); err != nil {
-		t.Fatal("a socket that is left over:", err)
-	}
-	ls[0].Close()
-	for _, odd := range []string{"127.0.0.1:no-such-service", "1.2.3.4:5:6", dir + "/", dir + "/" + strings.Repeat("x", 200)} {
-		if ls, err := Listen(t.Context(), odd); err == nil {
-			ls[0].Close()
-			t.Errorf("%q can be listened on", odd)
-		}
-	}
-	if ls, err = Listen(t.Context(), ":0"); err != nil {
-		t.Fatal(err)
-	}
-	ls[0].Close()
-}
-
 // The console is a control connection, but that quit is for the caller.
 func TestConsole(t *testing.T) {
 	s := New(Options{})

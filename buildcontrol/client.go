@@ -135,7 +135,7 @@ func (c *Client) fail(err error) {
 func Listen(ctx context.Context, addr string) ([]net.Listener, error) {
 	kind, address := network(addr)
 	if kind == "unix" {
-		l, err := listenUnix(address)
+		l, err := listenUnix(ctx, address)
 		return []net.Listener{l}, err
 	}
 	host, service, err := net.SplitHostPort(address)
@@ -165,7 +165,7 @@ func Listen(ctx context.Context, addr string) ([]net.Listener, error) {
 	return all, nil
 }
 
-func listenUnix(path string) (net.Listener, error) {
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if len(path) > 107 {
 		return nil, fmt.Errorf("socket path %s is longer than the 107 bytes that Linux allows: choose a shorter one", path)
 	}
@@ -179,7 +179,14 @@ func listenUnix(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("socket %s is left over and cannot be removed: %w", path, err)
 	}
-	old := syscall.Umask(0o077)
-	defer syscall.Umask(old)
-	return net.Listen("unix", path)
+	// The socket's own mode is that of its name: umask(2) would be that of all
+	// files that are made meanwhile.
+	own := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if cerr := c.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	return own.Listen(ctx, "unix", path)
 }
