@@ -171,9 +171,9 @@ func pollExit(fd int, timeout time.Duration) bool {
 
 // Died tells why the workspace's first process is gone; Death.Dead is false
 // when it lives. Call it when the connection broke, which happens a moment
-// before the process is gone: it waits for up to a second. An error means that it cannot be known, as a rule because
-// podman is gone (errors.Is podman.ErrGone): then the workspace is lost and the
-// farm is at fault.
+// before the process is gone: it waits for that (see ended). An error means that it
+// cannot be known, as a rule because podman is gone (errors.Is podman.ErrGone): then
+// the workspace is lost and the farm is at fault.
 func (w *Workspace) Died(ctx context.Context) (Death, error) {
 	w.sample() // before podman removes the cgroup
 	w.mu.Lock()
@@ -193,15 +193,12 @@ func (w *Workspace) Died(ctx context.Context) (Death, error) {
 		d.Reason = "the farm ended it"
 		return d, nil
 	}
-	w.fdMu.Lock()
-	known := w.initFD >= 0
-	dead := known && pollExit(w.initFD, time.Second)
-	w.fdMu.Unlock()
+	known, dead := w.ended()
 	if known && !dead {
 		return Death{}, nil
 	}
 	// conmon writes the exit status down a moment after the death.
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		var err error
 		d, err = w.inspectDeath(ctx)
 		if err != nil {
@@ -236,6 +233,23 @@ func (w *Workspace) Died(ctx context.Context) (Death, error) {
 		d.Reason = fmt.Sprintf("its first process ended with status %d", d.ExitCode)
 	}
 	return d, nil
+}
+
+// ended reports whether the first process is dead, when that can be seen. It waits a
+// second, and longer when the connection is broken: on a busy machine it may take a
+// while until all that ends with the process has.
+func (w *Workspace) ended() (known, dead bool) {
+	w.fdMu.Lock()
+	fd, err := w.initFD, error(nil)
+	if fd >= 0 {
+		fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) // which nobody closes meanwhile
+	}
+	w.fdMu.Unlock()
+	if fd < 0 || err != nil {
+		return false, false
+	}
+	defer unix.Close(fd)
+	return true, pollExit(fd, time.Second) || !connected(w.Conn) && pollExit(fd, 10*time.Second)
 }
 
 // inspectDeath asks podman.
