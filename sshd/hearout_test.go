@@ -80,11 +80,7 @@ func TestPusherIsHeardOut(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- se.Wait() }()
-	for until := time.Now().Add(time.Minute); receiving(t); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(until) {
-			t.Fatal("git receive-pack does not end")
-		}
-	}
+	eventually(t, "the end of git receive-pack", func() bool { return !receiving(t) })
 	for range 3 {
 		if _, err := io.WriteString(in, "0013channel=testing0000"); err != nil {
 			t.Fatalf("the session is over before the client has said all: %v", err)
@@ -98,12 +94,7 @@ func TestPusherIsHeardOut(t *testing.T) {
 	if err := in.Close(); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
-	select {
-	case err := <-ended:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(time.Minute):
-		t.Error("the session does not end")
+	if err := within(t, "the end of the session", ended); err != nil {
+		t.Error(err)
 	}
 }

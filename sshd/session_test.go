@@ -26,8 +26,8 @@ func within[T any](t *testing.T, what string, c <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-c:
-	case <-time.After(30 * time.Second):
-		t.Fatalf("%s: nothing happened in 30 seconds", what)
+	case <-time.After(patience):
+		t.Fatalf("%s: nothing happened in %v", what, patience)
 	}
 	return v
 }
@@ -35,9 +35,9 @@ func within[T any](t *testing.T, what string, c <-chan T) (v T) {
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s did not happen in 30 seconds", what)
+			t.Fatalf("%s did not happen in %v", what, patience)
 		}
 	}
 }

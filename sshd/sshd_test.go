@@ -30,11 +30,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// patience is how long anything may take on a slow machine that is busy.
+const patience = 5 * time.Minute
+
 // farm is a server with everything around it but builders.
 type farm struct {
 	*Server
 	t      testing.TB
 	dir    string
+	l      net.Listener
 	addr   string
 	keys   *keys.Store
 	repos  *repos.Repos
@@ -67,15 +71,14 @@ func newFarm(t testing.TB, change func(*Options)) *farm {
 	if f.Server, err = New(o); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	if f.l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	f.addr = l.Addr().String()
+	f.addr = f.l.Addr().String()
 	served := make(chan error, 1)
-	go func() { served <- f.Serve(l) }()
+	go func() { served <- f.Serve(f.l) }()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := f.Shutdown(ctx); err != nil {
 			t.Errorf("shutdown: %v", err)
@@ -142,7 +145,7 @@ func (f *farm) sshArgs(ids ...string) []string {
 // ssh runs OpenSSH's client.
 func (f *farm) ssh(args []string, command ...string) (string, error) {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
 	defer cancel()
 	_, port, _ := net.SplitHostPort(f.addr)
 	cmd := exec.CommandContext(ctx, "ssh", append(append(args, "-p", port, "git@127.0.0.1"), command...)...)
