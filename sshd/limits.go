@@ -172,8 +172,8 @@ func (g *gate) busy() bool {
 // turnAway tells a client before the SSH protocol begins, where RFC 4253 (4.2)
 // lets a server write lines.
 func turnAway(c net.Conn, why string) {
+	io.WriteString(c, "quarry: "+why+": try again later\r\n") // the kernel takes that at once
 	c.SetDeadline(time.Now().Add(500 * time.Millisecond))
-	io.WriteString(c, "quarry: "+why+": try again later\r\n")
 	// What the client has sent must be read, or the kernel resets the
 	// connection before the client has read the line.
 	if half, ok := c.(interface{ CloseWrite() error }); ok {

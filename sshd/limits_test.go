@@ -68,6 +68,37 @@ func TestStrangers(t *testing.T) {
 	eventually(t, "counting down", empty(f))
 }
 
+// stalled is a connection on a machine that has no time between the setting of a
+// deadline and what it is for.
+type stalled struct{ *net.TCPConn }
+
+func (s stalled) SetDeadline(at time.Time) error {
+	time.Sleep(time.Until(at))
+	return s.TCPConn.SetDeadline(at)
+}
+
+// TestTurnAway: who is turned away is told why, however slow the machine is.
+func TestTurnAway(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ours, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	theirs, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go turnAway(stalled{theirs.(*net.TCPConn)}, "too many connections")
+	if said, err := io.ReadAll(ours); string(said) != "quarry: too many connections: try again later\r\n" {
+		t.Errorf("the client reads %q, %v", said, err)
+	}
+}
+
 // TestLimits: there are only so many commands at once, on a connection and in all.
 func TestLimits(t *testing.T) {
 	block := make(chan bool)
