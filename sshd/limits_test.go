@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -247,6 +248,29 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("the push ended with %s", got)
 	}
 	if _, err := f.l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the port is still open: %v", err)
+	}
+}
+
+// TestShutdownFirst: a server that is stopped before it has begun does not begin.
+func TestShutdownFirst(t *testing.T) {
+	s, err := New(Options{HostKey: filepath.Join(t.TempDir(), "key"), Home: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	if err := within(t, "the end of the server", served); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("the port is still open: %v", err)
 	}
 }

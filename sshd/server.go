@@ -91,9 +91,10 @@ type Server struct {
 
 	mu sync.Mutex // guards the following
 	// sessions are the commands under way.
-	sessions int
-	byUser   map[string]int // of them, where it is known whose they are
-	draining bool
+	sessions  int
+	byUser    map[string]int // of them, where it is known whose they are
+	listeners []net.Listener
+	draining  bool
 	// quiet are keys that some people have besides a known one.
 	quiet map[string]bool
 }
@@ -165,6 +166,14 @@ func (s *Server) PublicKey() gossh.PublicKey { return s.ssh.HostSigners[0].Publi
 
 // Serve answers connections until Shutdown. It then returns nil.
 func (s *Server) Serve(l net.Listener) error {
+	// gliderlabs/ssh serves on when it is shut down before it has begun.
+	s.mu.Lock()
+	if s.draining {
+		s.mu.Unlock()
+		return l.Close()
+	}
+	s.listeners = append(s.listeners, l)
+	s.mu.Unlock()
 	err := s.ssh.Serve(l)
 	if errors.Is(err, ssh.ErrServerClosed) || s.closing() {
 		return nil
@@ -183,6 +192,9 @@ func (s *Server) closing() bool {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining = true
+	for _, l := range s.listeners {
+		l.Close()
+	}
 	s.mu.Unlock()
 	// gliderlabs/ssh would wait for connections that nobody uses, too.
 	now, cancel := context.WithCancel(context.Background())
