@@ -1,11 +1,8 @@
 package images_test
 
 import (
-	"bytes"
-	"log/slog"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -15,28 +12,10 @@ import (
 	"github.com/Morphux/quarry/internal/testdisk"
 )
 
-// poolLog is a log that a test may read.
-type poolLog struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *poolLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *poolLog) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), text)
-}
-
 func TestPoolShort(t *testing.T) {
 	t.Run("memory", func(t *testing.T) {
-		out := &poolLog{}
-		f := pooled(t, testbase.Podman(t), images.Options{Pool: images.PoolOptions{Max: 2}, Log: slog.New(slog.NewTextHandler(out, nil))})
+		out := new(book)
+		f := pooled(t, testbase.Podman(t), images.Options{Pool: images.PoolOptions{Max: 2}, Log: out.logger()})
 		if err := f.store.Start(t.Context(), "testing"); err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +38,7 @@ func TestPoolShort(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 		if n, m := out.count("no workspaces are kept ready for a while"), out.count("workspaces are kept ready again"); n != 1 || m != 1 {
-			t.Errorf("%d and %d lines in the log:\n%s", n, m, out.b.String())
+			t.Errorf("%d and %d lines in the log:\n%s", n, m, out)
 		}
 	})
 	t.Run("disk", func(t *testing.T) {
@@ -82,8 +61,8 @@ func TestPoolShort(t *testing.T) {
 	t.Run("disk that is full while one is made", func(t *testing.T) {
 		state := smallDisk(t)
 		conn := startPodman(t, podman.Config{State: state, ImageStores: []string{testbase.ImageStore(t)}})
-		out := &poolLog{}
-		f := pooled(t, conn, images.Options{WorkDir: filepath.Join(state, "work"), Pool: images.PoolOptions{Max: 2}, Log: slog.New(slog.NewTextHandler(out, nil))})
+		out := new(book)
+		f := pooled(t, conn, images.Options{WorkDir: filepath.Join(state, "work"), Pool: images.PoolOptions{Max: 2}, Log: out.logger()})
 		f.store.Expect("testing", testbase.Arch, 1)
 		f.ready(t, 1) // podman has what it needs once
 		free := testdisk.Fill(t, state, 16<<10)
@@ -95,7 +74,7 @@ func TestPoolShort(t *testing.T) {
 		free()
 		f.ready(t, 2)
 		if n := out.count("no workspace can be made ready"); n != 1 {
-			t.Errorf("%d lines in the log:\n%s", n, out.b.String())
+			t.Errorf("%d lines in the log:\n%s", n, out)
 		}
 	})
 }

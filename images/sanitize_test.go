@@ -453,7 +453,7 @@ func TestMaintainDamage(t *testing.T) {
 		t.Errorf("%q, %+v", got, in)
 	}
 	if log.count("podman's storage is damaged") == 0 {
-		t.Errorf("log: %s", log.b.String())
+		t.Errorf("log: %s", log)
 	}
 }
 

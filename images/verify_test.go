@@ -1,15 +1,12 @@
 package images_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,25 +25,7 @@ type diskFarm struct {
 	t     testing.TB // whose end is the farm's
 	state string
 	cfg   podman.Config
-	log   *logged
-}
-
-// logged keeps what was logged.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log   *book
 }
 
 func newDiskFarm(t testing.TB, cfg podman.Config) *diskFarm {
@@ -54,7 +33,7 @@ func newDiskFarm(t testing.TB, cfg podman.Config) *diskFarm {
 	if cfg.State == "" {
 		cfg.State = t.TempDir()
 	}
-	f := &diskFarm{t: t, state: cfg.State, cfg: cfg, log: new(logged)}
+	f := &diskFarm{t: t, state: cfg.State, cfg: cfg, log: new(book)}
 	f.up()
 	return f
 }
@@ -63,7 +42,7 @@ func (f *diskFarm) up() {
 	f.t.Helper()
 	conn := startPodman(f.t, f.cfg)
 	work := filepath.Join(f.t.TempDir(), "work")
-	f.farm = farm{conn, newStore(f.t, conn, images.Options{WorkDir: work, Log: slog.New(slog.NewTextHandler(f.log, nil))}), work}
+	f.farm = farm{conn, newStore(f.t, conn, images.Options{WorkDir: work, Log: f.log.logger()}), work}
 }
 
 // again does something while the farm is down, and starts it again.
