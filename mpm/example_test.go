@@ -41,7 +41,7 @@ func TestShellExample(t *testing.T) {
 	cache := t.TempDir()
 	call := func(args ...string) (string, error) {
 		cmd := exec.Command("sh", append([]string{script}, args...)...)
-		cmd.Env = append(os.Environ(), "MPM_FROM="+srv.URL+"/db/testing", "MPM_ARCH="+arch, "MPM_CACHE="+cache, "MPM_SIGNERS="+signers)
+		cmd.Env = append(os.Environ(), "MPM_FROM="+srv.URL+"/db/testing", "MPM_ARCH="+arch, "MPM_CACHE="+cache, "MPM_SIGNERS="+signers, "no_proxy=*")
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
