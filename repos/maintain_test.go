@@ -4,24 +4,17 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/Morphux/quarry/internal/testpkg"
 )
 
 func TestMaintain(t *testing.T) {
 	r, err := Open(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
-	}
-	git := func(path string, args ...string) string {
-		t.Helper()
-		out, err := exec.Command("git", append([]string{"-C", path}, args...)...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("git %v: %v: %s", args, err, out)
-		}
-		return string(out)
 	}
 	fill := func(name string, n int) string {
 		t.Helper()
@@ -34,7 +27,7 @@ func TestMaintain(t *testing.T) {
 			if err := os.WriteFile(file, fmt.Appendf(nil, "%s %d", name, i), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			git(path, "hash-object", "-w", file)
+			testpkg.Git(t, path, "hash-object", "-w", file)
 		}
 		return path
 	}
@@ -45,17 +38,17 @@ func TestMaintain(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(bad, "objects", "pack"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	all := git(many, "cat-file", "--batch-all-objects", "--batch-check")
+	all := testpkg.Git(t, many, "cat-file", "--batch-all-objects", "--batch-check")
 	if err := r.Maintain(t.Context()); err == nil || !strings.Contains(err.Error(), "bad.git cannot be maintained") {
 		t.Errorf("of a bad repository: %v", err)
 	}
-	if got := git(few, "count-objects"); !strings.HasPrefix(got, "3 objects") {
+	if got := testpkg.Git(t, few, "count-objects"); !strings.HasPrefix(got, "3 objects") {
 		t.Errorf("few has %s", got)
 	}
-	if got := git(many, "count-objects"); !strings.HasPrefix(got, "0 objects") {
+	if got := testpkg.Git(t, many, "count-objects"); !strings.HasPrefix(got, "0 objects") {
 		t.Errorf("many has %s", got)
 	}
-	if got := git(many, "cat-file", "--batch-all-objects", "--batch-check"); got != all {
+	if got := testpkg.Git(t, many, "cat-file", "--batch-all-objects", "--batch-check"); got != all {
 		t.Error("not all objects are there")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
