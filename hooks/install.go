@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/Morphux/quarry"
 )
@@ -174,6 +175,10 @@ func (o Options) write(path, hook string) error {
 			return err
 		}
 	}
+	// A child that is made meanwhile would have the file open for writing until it
+	// is a program itself, and the kernel runs nothing that is open for writing.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	f, err := os.CreateTemp(filepath.Dir(path), ".quarry-*")
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,6 +34,29 @@ func TestStall(t *testing.T) {
 	}
 	if !errors.Is(err, errStalled) || ctx.Err() == nil {
 		t.Errorf("error %v, context %v", err, ctx.Err())
+	}
+}
+
+// TestWriteBesideChildren: no hook is written while a child is made, which would
+// keep it open: git could not run it.
+func TestWriteBesideChildren(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hooks", Pre)
+	written := make(chan error, 1)
+	syscall.ForkLock.Lock() // as who makes a child
+	go func() { written <- Options{Binary: "/bin/quarry"}.write(path, Pre) }()
+	for range 20 {
+		time.Sleep(5 * time.Millisecond)
+		if files, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(files) > 0 {
+			t.Errorf("there is %q", files)
+			break
+		}
+	}
+	syscall.ForkLock.Unlock()
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(path); err != nil || !bytes.Contains(data, []byte(marker)) {
+		t.Errorf("%q, %v", data, err)
 	}
 }
 
