@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// patience is how long anything may take on a slow machine that is busy.
+const patience = 5 * time.Minute
+
 // server is a bare repository of some git server with Quarry's hooks in it.
 type server struct {
 	repo   string
@@ -396,8 +399,14 @@ func TestHangUp(t *testing.T) {
 	cmd.Wait()
 	select {
 	case <-ended:
-	case <-time.After(2 * time.Minute):
+	case <-time.After(patience):
 		t.Fatal("the hook goes on following for nobody")
+	}
+	// What git still does in the repository, it does without anybody who waits.
+	for deadline := time.Now().Add(patience); len(hooktest.Working(t, s.repo)) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("left are %q", hooktest.Working(t, s.repo))
+		}
 	}
 }
 

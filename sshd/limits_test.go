@@ -16,6 +16,7 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/hooks"
+	"github.com/Morphux/quarry/hooks/hooktest"
 	"github.com/Morphux/quarry/internal/testpkg"
 	gossh "golang.org/x/crypto/ssh"
 )
@@ -297,7 +298,7 @@ func TestShutdownKills(t *testing.T) {
 	if err := f.Shutdown(ctx); err == nil || !strings.Contains(err.Error(), "must be pushed again") {
 		t.Errorf("shutdown: %v", err)
 	}
-	if list := gitProcesses(t, f.dir); len(list) > 0 {
+	if list := hooktest.Working(t, f.dir); len(list) > 0 {
 		t.Errorf("left: %v", list)
 	}
 }

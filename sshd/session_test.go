@@ -16,6 +16,7 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/hooks"
+	"github.com/Morphux/quarry/hooks/hooktest"
 	"github.com/Morphux/quarry/internal/testpkg"
 	"github.com/Morphux/quarry/internal/words"
 	gossh "golang.org/x/crypto/ssh"
@@ -40,22 +41,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("%s did not happen in %v", what, patience)
 		}
 	}
-}
-
-// gitProcesses counts git and hook processes that work in a folder.
-func gitProcesses(t *testing.T, dir string) (list []string) {
-	t.Helper()
-	procs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range procs {
-		if cwd, err := os.Readlink(filepath.Join(p, "cwd")); err == nil && strings.HasPrefix(cwd, dir) {
-			cmd, _ := os.ReadFile(filepath.Join(p, "cmdline"))
-			list = append(list, strings.ReplaceAll(string(cmd), "\x00", " "))
-		}
-	}
-	return list
 }
 
 // pkt is one line of git's wire protocol.
@@ -181,7 +166,7 @@ func TestFollow(t *testing.T) {
 	cmd.Wait()
 	within(t, "end of following", ended)
 	repo := filepath.Join(f.dir, "repos", "hello.git")
-	eventually(t, "end of git", func() bool { return len(gitProcesses(t, repo)) == 0 })
+	eventually(t, "end of git", func() bool { return len(hooktest.Working(t, repo)) == 0 })
 	if got, want := testpkg.Git(t, repo, "rev-parse", "hello-1.0"), testpkg.Git(t, dir, "rev-parse", "HEAD"); got != want {
 		t.Errorf("branch is at %s, pushed was %s", got, want)
 	}
@@ -211,7 +196,7 @@ func TestVanishedMidway(t *testing.T) {
 	io.WriteString(in, pkt(strings.Repeat("0", 40)+" "+strings.Repeat("a", 40)+" refs/heads/hello-1.0\x00report-status")+"0000PACK\x00\x00\x00\x02\x00\x00\x00\x09")
 	c.Close()
 	repo := filepath.Join(f.dir, "repos", "hello.git")
-	eventually(t, "end of git", func() bool { return len(gitProcesses(t, repo)) == 0 && f.repoNames() == "" })
+	eventually(t, "end of git", func() bool { return len(hooktest.Working(t, repo)) == 0 && f.repoNames() == "" })
 }
 
 // TestHugePush: git stops at the limit, and says so.

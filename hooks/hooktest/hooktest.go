@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -45,6 +46,22 @@ func Binary(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// Working lists the processes that work in a folder or below it: git, and hooks.
+func Working(t testing.TB, dir string) (list []string) {
+	t.Helper()
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		if cwd, err := os.Readlink(filepath.Join(p, "cwd")); err == nil && strings.HasPrefix(cwd, dir) {
+			cmd, _ := os.ReadFile(filepath.Join(p, "cmdline"))
+			list = append(list, strings.ReplaceAll(string(cmd), "\x00", " "))
+		}
+	}
+	return list
 }
 
 type request struct {
