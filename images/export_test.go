@@ -45,6 +45,13 @@ func SetMinMemory(s *Store, n int64) {
 	s.pool.mu.Unlock()
 }
 
+// SetMinDisk changes PoolOptions.MinDisk; with -1 a disk that is full does.
+func SetMinDisk(s *Store, n int64) {
+	s.pool.mu.Lock()
+	s.pool.opts.MinDisk = n
+	s.pool.mu.Unlock()
+}
+
 // DropWarm and HoldWarm are for those who replace what workspaces are made from.
 func DropWarm(s *Store, channel, arch string) { s.dropWarm(channel, arch) }
 

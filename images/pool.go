@@ -271,8 +271,10 @@ func (p *pool) shut(ctx context.Context) {
 
 // look sees whether memory and disk suffice, and buries the dead.
 func (p *pool) look() {
-	was := p.shortNow()
-	now := p.s.shortage(p.opts, was)
+	p.mu.Lock()
+	was, opts := p.short, p.opts
+	p.mu.Unlock()
+	now := p.s.shortage(opts, was)
 	if was == "" && now != "" && p.s.Relieve(string(now)) {
 		now = "" // that may have been enough: the next look sees
 	}
@@ -296,12 +298,6 @@ func (p *pool) look() {
 			return true
 		})
 	}
-}
-
-func (p *pool) shortNow() shortage {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.short
 }
 
 // turn drops what is too much and begins what is missing.
