@@ -33,8 +33,8 @@ func put(t *testing.T, root string, files map[string]string) {
 			err = os.Symlink(target, full)
 		} else if strings.HasSuffix(name, "/") {
 			err = os.MkdirAll(full, 0o755)
-		} else {
-			err = os.WriteFile(full, []byte(content), 0o644)
+		} else if err = os.WriteFile(full, []byte(content), 0o644); err == nil {
+			err = os.Chmod(full, 0o644) // whatever the umask
 		}
 		if err != nil {
 			t.Fatal(err)
