@@ -325,6 +325,10 @@ func TestLiveInBrowser(t *testing.T) {
 	b := w.push("zlib", "1.3.1")[0]
 	<-d.began
 	d.say <- "first\n"
+	w.until("the page has the first line", func() bool { // who comes to an empty log does not follow it
+		_, text := w.get(buildURL(b.Number))
+		return strings.Contains(text, ">first<")
+	})
 	browser := testbrowser.Start(t)
 	tab := browser.Tab(t)
 	tab.Go(w.srv.URL + buildURL(b.Number))
