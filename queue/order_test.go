@@ -50,6 +50,7 @@ func newLineup(t *testing.T, takes map[string]time.Duration, change func(*Option
 		change(&opts)
 	}
 	l.running = start(t, opts)
+	l.planned()
 	if err := l.Pause(t.Context(), "bob", "to line up"); err != nil {
 		t.Fatal(err)
 	}

@@ -334,6 +334,13 @@ func (q *running) pushed(pkg string) []quarry.Build {
 	return builds
 }
 
+// planned waits for the first plan of all. Before it is over, that plan may have
+// built what is pushed, and be done with it, before the queue is told of the push.
+func (q *running) planned() {
+	q.t.Helper()
+	q.until("the first plan", func() bool { return !q.Status().Planned.IsZero() })
+}
+
 // first is the oldest build under way of what was pushed, or the newest that has
 // ended: a plan of everything may have come before this one.
 func (q *running) first(pkg string) quarry.Build {
@@ -389,6 +396,18 @@ func (w *world) settled() bool {
 		}
 	}
 	return true
+}
+
+// ranTimes is how often builds of a release were begun.
+func (w *world) ranTimes(pkg, version string) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for t, runs := range w.runs {
+		if t.Package == pkg && t.Version == version {
+			n += runs
+		}
+	}
+	return n
 }
 
 // once checks that no target has more than one record for a commit, and that
