@@ -57,9 +57,10 @@ var (
 
 // groups is what is remembered of landings.
 type groups struct {
-	mu      sync.Mutex        // guards the following
-	refused map[string]string // why landing was, by ID of the submission
-	landed  map[string]string // commits, by ID
+	mu      sync.Mutex               // guards the following
+	refused map[string]string        // why landing was, by ID of the submission
+	landed  map[string]string        // commits, by ID
+	landing map[string]chan struct{} // by ID of the submission that is being landed: closed when that is over
 }
 
 // GroupState is how a group stands.

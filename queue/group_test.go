@@ -158,7 +158,6 @@ func (h inHall) Land(_ context.Context, s quarry.Submission) (string, error) {
 		}
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	g := h.groups[s.Group]
 	for _, m := range s.Members {
 		for _, arch := range m.Archs {
@@ -174,6 +173,7 @@ func (h inHall) Land(_ context.Context, s quarry.Submission) (string, error) {
 	}
 	delete(h.groups, s.Group)
 	h.landed = append(h.landed, s.Group)
+	h.mu.Unlock()
 	return "landed-" + s.Group, h.tick("landed")
 }
 
@@ -222,17 +222,6 @@ func (q *running) idle() {
 	q.until("nothing is under way", func() bool { return len(q.List(Filter{Live: true})) == 0 })
 }
 
-func (h *hall) ranTimes(pkg, version string) (n int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for t, runs := range h.runs {
-		if t.Package == pkg && t.Version == version {
-			n += runs
-		}
-	}
-	return n
-}
-
 // TestGroupLands: a group waits until it is submitted, is built in order against
 // itself, and lands at once; what depends on it follows then.
 func TestGroupLands(t *testing.T) {
@@ -276,6 +265,7 @@ func TestGroupLands(t *testing.T) {
 		}
 	}
 	q.idle()
+	q.until("nothing is declined after the landing", func() bool { return len(q.Declined("")) == 0 })
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, arch := range archs2 {
@@ -286,8 +276,27 @@ func TestGroupLands(t *testing.T) {
 	if fmt.Sprint(h.landed) != "[g]" {
 		t.Errorf("landed: %v", h.landed)
 	}
-	if d := q.Declined(""); len(d) != 0 {
-		t.Errorf("declined after the landing: %+v", d)
+}
+
+// TestLandedGroup: who finds that a group is gone is told that it has landed, though
+// whoever landed it has not come back yet.
+func TestLandedGroup(t *testing.T) {
+	h := newHall(t)
+	landed := make(chan struct{})
+	h.tick = func(where string) error {
+		if where == "landed" {
+			<-landed
+		}
+		return nil
+	}
+	q := start(t, h.options(t))
+	h.pushTo("g", "lib", "2", "a", archs2[:1])
+	q.pushed("lib")
+	g := q.submit("g")
+	q.stands("g", "")
+	time.AfterFunc(20*time.Millisecond, func() { close(landed) }) // the answer comes after that, or too soon
+	if commit, ok := q.LandedGroup(g.ID); !ok || commit != "landed-g" {
+		t.Errorf("landed as %q, %v", commit, ok)
 	}
 }
 

@@ -9,12 +9,19 @@ import (
 )
 
 // LandedGroup gives the commit with which a submission has landed since the queue
-// was started.
+// was started. It waits while the submission is being landed: whoever finds that
+// the group is gone can ask whether it has landed.
 func (q *Queue) LandedGroup(id string) (commit string, ok bool) {
-	q.groups.mu.Lock()
-	defer q.groups.mu.Unlock()
-	commit, ok = q.groups.landed[id]
-	return commit, ok
+	for {
+		q.groups.mu.Lock()
+		commit, ok = q.groups.landed[id]
+		over := q.groups.landing[id]
+		q.groups.mu.Unlock()
+		if over == nil {
+			return commit, ok
+		}
+		<-over
+	}
 }
 
 // land has all groups looked at, and those landed of which all is built.
@@ -93,6 +100,16 @@ func (q *Queue) landAll(ctx, hard context.Context) (landed bool, problems []Prob
 func (q *Queue) landOne(ctx context.Context, s quarry.Submission) (commit string, err error) {
 	q.recordMu.Lock()
 	defer q.recordMu.Unlock()
+	over := make(chan struct{})
+	q.groups.mu.Lock()
+	q.groups.landing[s.ID] = over
+	q.groups.mu.Unlock()
+	defer func() {
+		q.groups.mu.Lock()
+		delete(q.groups.landing, s.ID)
+		q.groups.mu.Unlock()
+		close(over)
+	}()
 	if commit, err = q.opts.Groups.Land(ctx, s); err != nil {
 		return "", err
 	}

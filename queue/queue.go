@@ -53,7 +53,7 @@ func New(opts Options) (*Queue, error) {
 
 		releases:  newReleases(opts.Graph),
 		campaigns: campaigns{store: opts.Campaigns},
-		groups:    groups{refused: map[string]string{}, landed: map[string]string{}},
+		groups:    groups{refused: map[string]string{}, landed: map[string]string{}, landing: map[string]chan struct{}{}},
 	}
 	q.owner = newOwner(q)
 	q.owner.load()
