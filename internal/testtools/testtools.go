@@ -24,8 +24,9 @@ import (
 	"github.com/Morphux/quarry/internal/testbase"
 )
 
-// archive is where sources are fetched: the one that bases come from.
-const archive = "http://deb.debian.org/debian"
+// archive is where sources are fetched: the one that bases come from. A test
+// changes it.
+var archive = "http://deb.debian.org/debian"
 
 // sums are the SHA-256 of the sources of releases that do not change any more.
 // What else is fetched is believed as Debian's archive signs it.

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/Morphux/quarry/internal/testbase"
 )
 
 func TestPrograms(t *testing.T) {
@@ -33,8 +35,21 @@ func TestPrograms(t *testing.T) {
 	}
 }
 
+// Where there is no way to the archive, or another reason, nothing is kept.
 func TestWhatCannotBeHad(t *testing.T) {
-	if path, err := kept("test-no-such-package", func(to string) error { return unpack("bookworm", "no-such-package-of-debian", to) }); err == nil {
+	defer func(was string) { archive = was }(archive)
+	archive = "file:" + t.TempDir()
+	path, err := kept("test-no-archive", func(to string) error { return unpack("bookworm", "gzip", to) })
+	if err == nil {
 		t.Errorf("it gave %s", path)
+	}
+	cache, err := testbase.Cache()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"test-no-archive", "test-no-archive.making"} {
+		if _, err := os.Stat(filepath.Join(cache, "tools", name)); !os.IsNotExist(err) {
+			t.Errorf("%s is kept: %v", name, err)
+		}
 	}
 }
