@@ -61,9 +61,11 @@ func TestDiskFull(t *testing.T) {
 			})
 		}
 		paused("cannot write the journal")
-		if b, err := q.Get(second.Number); err != nil || b.State != quarry.Queued || !strings.Contains(b.Reason, "no space left") {
-			t.Errorf("got %+v, %v", plain(b), err)
-		}
+		// A short line may still fit, and end the pause until the next longer one.
+		q.until("what waits says why", func() bool {
+			b, err := q.Get(second.Number)
+			return err == nil && b.State == quarry.Queued && strings.Contains(b.Reason, "no space left")
+		})
 		if n := len(q.List(Filter{Package: "third"})); n != 0 {
 			t.Errorf("what is not in the journal shows")
 		}
@@ -237,9 +239,10 @@ func TestJournalTrouble(t *testing.T) {
 					t.Errorf("got %+v, want %s", plain(b), want)
 				}
 			}
-			if p := q.Status().Paused; len(p) != 1 || !strings.Contains(p[0].Reason, "the journal") {
-				t.Errorf("got %+v", p)
-			}
+			q.until("the pause for the journal", func() bool {
+				p := q.Status().Paused
+				return len(p) == 1 && strings.Contains(p[0].Reason, "the journal")
+			})
 			disk.how.Store("")
 			for _, n := range numbers {
 				if b := q.wait(n); b.State != quarry.Succeeded || b.Attempt != 1 {
