@@ -592,14 +592,14 @@ func oneLife(t *testing.T, w *world, f *fate, act func(*Queue)) bool {
 		cancel()
 		select {
 		case <-done:
-		case <-time.After(30 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Error("the queue does not stop")
 		}
 	}()
 	acted := make(chan struct{})
 	go func() { defer close(acted); act(q) }()
 	defer func() { cancel(); <-acted }()
-	for end := time.Now().Add(60 * time.Second); !f.isDead(); time.Sleep(500 * time.Microsecond) {
+	for end := time.Now().Add(2 * time.Minute); !f.isDead(); time.Sleep(500 * time.Microsecond) {
 		select {
 		case <-acted:
 		default:
