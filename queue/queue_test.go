@@ -331,6 +331,7 @@ func TestPauseLasts(t *testing.T) {
 	q.wait(b.Number)
 	q.stop()
 	q = start(t, w.options(fsys))
+	q.planned() // before it runs it has no pauses at all
 	if p := q.Status().Paused; len(p) != 0 {
 		t.Errorf("got %v", p)
 	}
