@@ -207,7 +207,7 @@ func (s *Store) Live() []Live {
 func (r *Recorder) look() (Live, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.ended {
+	if r.ended || len(r.recent) == 0 { // or it has not begun yet
 		return Live{}, false
 	}
 	if time.Since(r.recent[len(r.recent)-1].At) > fresh {

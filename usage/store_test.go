@@ -190,6 +190,16 @@ func TestTwice(t *testing.T) {
 	}
 }
 
+// TestLiveBegins: a build that is just being added to those that are sampled has no
+// sample to tell of.
+func TestLiveBegins(t *testing.T) {
+	s := openIn(t.TempDir())
+	s.live[1] = &Recorder{s: s, build: Build{Number: 1}}
+	if live := s.Live(); len(live) != 0 {
+		t.Errorf("%+v", live)
+	}
+}
+
 func TestPrune(t *testing.T) {
 	dir := t.TempDir()
 	s := openIn(dir)
