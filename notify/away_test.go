@@ -12,6 +12,7 @@ import (
 
 	"github.com/Morphux/quarry"
 	"github.com/Morphux/quarry/internal/testmail"
+	"github.com/Morphux/quarry/internal/testport"
 )
 
 // TestServerAway kills the mail server and the notifier in the middle of letters,
@@ -95,6 +96,8 @@ func TestOnceAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.start()
+	// What was sent before it is written again comes twice, as it must be able to.
+	f.until("it is written again", func() bool { s := f.notifier.Status(); return s.Event >= f.events.Last() && s.Gathered == 0 })
 	server.Start(t)
 	f.caughtUp()
 	list := server.Wait(t, 1)
@@ -224,7 +227,7 @@ func TestWays(t *testing.T) {
 		{"no password", func(m *Mail) { m.PasswordFile = filepath.Join(f.dir, "none") }, "no such file"},
 		{"unknown certificate", func(m *Mail) { m.CA = "" }, "certificate"},
 		{"no TLS there", func(m *Mail) { m.TLS = "implicit" }, "TLS"},
-		{"no server", func(m *Mail) { m.Server = "127.0.0.1:1" }, "refused"},
+		{"no server", func(m *Mail) { m.Server = fmt.Sprintf("127.0.0.1:%d", testport.Free(t, 1)[0]) }, "refused"},
 		{"a server that says nothing", func(m *Mail) { m.Server, m.Timeout = silent.Addr().String(), 200*time.Millisecond }, "timeout"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
