@@ -367,7 +367,7 @@ func TestLimits(t *testing.T) {
 	}
 	stream.Body.Close()
 	// Its place is free once the server has seen that its client is gone.
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(5 * time.Minute); ; {
 		resp, err := http.Get("http://" + addr + "/stream")
 		if err != nil {
 			t.Fatal(err)
@@ -409,7 +409,7 @@ func TestConnections(t *testing.T) {
 		t.Error("one connection too many is let in")
 	}
 	open[0].Close()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		resp, err := http.Get("http://" + addr + "/short")
 		if err == nil {
 			resp.Body.Close()
