@@ -342,7 +342,7 @@ func TestTextTLS(t *testing.T) {
 	}
 	defer s.stop(syscall.SIGTERM)
 	s.setenv("QUARRY_TOKEN", s.token(t, "alice"))
-	pin := regexp.MustCompile(`text protocol speaks TLS" pin="?(sha256//[^" \n]+)`).FindStringSubmatch(s.logText())
+	pin := regexp.MustCompile(`text protocol speaks TLS" pin="?(sha256//[^" \n]+)`).FindStringSubmatch(s.wholeLog(t))
 	if pin == nil {
 		t.Fatalf("the log tells no pin:\n%s", s.logText())
 	}
