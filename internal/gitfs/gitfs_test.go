@@ -399,6 +399,19 @@ func TestMeasure(t *testing.T) {
 	refused(tree(t, repo, entries...), "bytes: that is the most")
 }
 
+// A pack without an index is one that git is just putting there or taking away.
+func TestPackWithoutIndex(t *testing.T) {
+	repo := testpkg.Bare(t, "hello", "1.0")
+	testpkg.Git(t, repo, "gc", "-q")
+	if err := os.WriteFile(filepath.Join(repo, "objects", "pack", "pack-"+strings.Repeat("ab", 20)+".pack"), []byte("PACK"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	f := open(t, repo, testpkg.Git(t, repo, "rev-parse", "master"))
+	if _, err := fs.ReadFile(f, "package.json"); err != nil {
+		t.Error(err)
+	}
+}
+
 // git gc takes the packs away while a commit is being read.
 func TestRepackedMeanwhile(t *testing.T) {
 	dir := testpkg.Init(t, "autohello")

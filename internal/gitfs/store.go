@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/cache"
@@ -54,12 +55,32 @@ func openStore(path string) (*store, error) {
 func (s *store) reopen() {
 	s.closeAll()
 	for _, path := range lenders(s.path) {
-		git := filesystem.NewStorageWithOptions(osfs.New(path), cache.NewObjectLRU(cacheSize),
+		git := filesystem.NewStorageWithOptions(indexed{osfs.New(path)}, cache.NewObjectLRU(cacheSize),
 			filesystem.Options{KeepDescriptors: true, LargeObjectThreshold: streamAbove})
 		// Whoever forgets to close a commit must not run the daemon out of files.
 		runtime.AddCleanup(s, func(git *filesystem.Storage) { git.ObjectStorage.Close() }, git)
 		s.git = append(s.git, git)
 	}
+}
+
+// indexed hides packs that have no index: git puts it there last, and takes it away
+// first, and what was killed in between leaves the pack alone for ever. go-git would
+// read nothing of a repository that has one; stock git passes over it.
+type indexed struct{ billy.Filesystem }
+
+func (x indexed) ReadDir(path string) ([]os.FileInfo, error) {
+	list, err := x.Filesystem.ReadDir(path)
+	if err != nil || filepath.Base(path) != "pack" {
+		return list, err
+	}
+	there := make(map[string]bool, len(list))
+	for _, f := range list {
+		there[f.Name()] = true
+	}
+	return slices.DeleteFunc(list, func(f os.FileInfo) bool {
+		stem, ok := strings.CutSuffix(f.Name(), ".pack")
+		return ok && !there[stem+".idx"]
+	}), nil
 }
 
 // closeAll wants mu.
