@@ -349,7 +349,8 @@ func Guest(t testing.TB, pkg string) string {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("guest program cannot be built: %w: %s", err, out)
 		}
-		return path, nil
+		// Users in containers run it, whatever the caller's umask.
+		return path, os.Chmod(path, 0o755)
 	})
 	f, _ := guests.LoadOrStore(pkg, build)
 	path, err := f.(func() (string, error))()
