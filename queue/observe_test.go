@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,4 +137,30 @@ func TestObservePauses(t *testing.T) {
 		t.Fatal(err)
 	}
 	next(0)
+}
+
+// TestAnswersAreSeen: who was answered sees what it has come to.
+func TestAnswersAreSeen(t *testing.T) {
+	w := newWorld(t)
+	opts := w.options(folder(t))
+	var seen atomic.Int32
+	opts.ObservePauses = func(list []PauseStatus) {
+		time.Sleep(20 * time.Millisecond) // the answer comes after that, or too soon
+		seen.Store(int32(len(list)))
+	}
+	q := start(t, opts)
+	for i := range 3 {
+		if err := q.Pause(t.Context(), "bob", fmt.Sprint("tidying up ", i)); err != nil {
+			t.Fatal(err)
+		}
+		if p := q.Status().Paused; seen.Load() != 1 || len(p) != 1 || p[0].Reason != fmt.Sprint("tidying up ", i) {
+			t.Errorf("%d pauses were observed, and the queue says %+v", seen.Load(), p)
+		}
+		if err := q.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if p := q.Status().Paused; seen.Load() != 0 || len(p) != 0 {
+			t.Errorf("%d pauses were observed, and the queue says %+v", seen.Load(), p)
+		}
+	}
 }

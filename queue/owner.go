@@ -64,9 +64,10 @@ type owner struct {
 	nEnded    int                            // how many of them are still known
 	pruneAt   int                            // how many are pruned at once
 
-	tx     []change
-	extra  []entry
-	afters []func(error)
+	tx      []change
+	extra   []entry
+	afters  []func(error)
+	answers []func() // to those who asked, once the board shows what they tell of
 
 	facts      []func(*owner) // happened, but not journalled yet
 	compactAt  int            // lines before a failed compaction is tried again
@@ -352,6 +353,11 @@ func (o *owner) flush() {
 		o.commit()
 	}
 	o.refresh()
+	answers := o.answers
+	o.answers = nil
+	for _, answer := range answers { // who asked looks at what it has come to
+		answer()
+	}
 }
 
 func (o *owner) commit() {

@@ -101,7 +101,7 @@ func (q *Queue) ask(ctx context.Context, f func(*owner) error) error {
 			reply <- err
 			return
 		}
-		o.after(func(err error) { reply <- err })
+		o.after(func(err error) { o.answers = append(o.answers, func() { reply <- err }) })
 	}
 	select {
 	case q.events <- do:
