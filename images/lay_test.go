@@ -152,12 +152,14 @@ func TestLay(t *testing.T) {
 	if d := cmp.Diff(strip(was), kept); d != "" {
 		t.Errorf("what the guest sees (-before +after):\n%s", d)
 	}
-	for line, want := range map[string]string{
-		"cat /lib/libdep.so /opt/dep/data; readlink /lib; dep":                                         "seconddatausr/lib\ndep",
-		"echo mine >/usr/lib/libdep.so; rm /opt/dep/data; cat /usr/lib/libdep.so; ls /opt/dep | wc -l": "mine\n0",
-		"mount -t tmpfs x /mnt 2>/dev/null || echo no; unshare -m true 2>/dev/null || echo no":         "no\nno",
-		"stat -c '%u:%g %a %Y' /usr/bin/dep; stat -c %u:%g /usr/bin /etc/passwd /opt/dep":              "0:0 755 1000000000\n0:0\n0:0\n0:0",
+	// What is changed is looked at before.
+	for _, tt := range [][2]string{
+		{"cat /lib/libdep.so /opt/dep/data; readlink /lib; dep", "seconddatausr/lib\ndep"},
+		{"stat -c '%u:%g %a %Y' /usr/bin/dep; stat -c %u:%g /usr/bin /etc/passwd /opt/dep", "0:0 755 1000000000\n0:0\n0:0\n0:0"},
+		{"echo mine >/usr/lib/libdep.so; rm /opt/dep/data; cat /usr/lib/libdep.so; ls /opt/dep | wc -l", "mine\n0"},
+		{"mount -t tmpfs x /mnt 2>/dev/null || echo no; unshare -m true 2>/dev/null || echo no", "no\nno"},
 	} {
+		line, want := tt[0], tt[1]
 		if got := sh(t, w, line); got != want {
 			t.Errorf("%s: %q, want %q", line, got, want)
 		}
